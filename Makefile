@@ -1,0 +1,54 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both install first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+# `make install TORCH=cpu` takes PyTorch's small build without CUDA.
+TORCH ?=
+
+.PHONY: install demo test check format bench long clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    install, train three small generators, run a batch job with each"
+	@echo "make test    install, run the tests"
+	@echo "make check   lint, types, import contracts"
+	@echo "make bench   measure speed"
+	@echo "make long NAME=x   run the long experiment x (see docs/log.md), resumable"
+
+install: $(STAMP)
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+ifeq ($(TORCH),cpu)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch --index-url https://download.pytorch.org/whl/cpu
+else
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+endif
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/python -m pipelines.demo
+
+test: install
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python -m tests.benchmarks.run
+
+long: install
+	$(BIN)/python -m pipelines.long $(NAME)
+
+clean:
+	rm -rf $(VENV) store build dist *.egg-info

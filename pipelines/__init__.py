@@ -1,0 +1,1 @@
+"""One thin script for each stage: `python -m pipelines.STAGE EXPERIMENT.toml`."""

@@ -1,0 +1,1 @@
+"""A batch job's contract: key, shards, ledger, lease, manifest."""

@@ -1,0 +1,271 @@
+"""The command line of every stage: arguments, exit codes, the end summary and the JSON line."""
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from rnnlm import __version__, experiment, stage
+from rnnlm.console import Console
+from rnnlm.errors import AlertError, RnnlmError, UsageError
+from rnnlm.experiment import Experiment
+from rnnlm.interrupts import Interrupted, Interrupts
+from rnnlm.stage import Context, Options, Outcome
+from rnnlm.storage import Store, cache_folder
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+"""Defaults of the environment that keep the libraries quiet and closed; what the user has set stays."""
+
+
+class Stage(Protocol):
+    """What a stage script hands to `main`."""
+
+    def __call__(self, context: Context, /) -> Outcome:
+        """Do the work."""
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """The parsed command line, before anything is looked at."""
+
+    stage: str
+    arguments: argparse.Namespace
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether the last line of standard output is for a program."""
+        return bool(self.arguments.json)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+
+
+def parser(stage_name: str, description: str) -> argparse.ArgumentParser:
+    """The options that all stages share, and the experiment with its overrides."""
+    result = _Parser(prog=f"python -m pipelines.{stage_name}", description=description, allow_abbrev=False)
+    result.add_argument("experiment", metavar="EXPERIMENT.toml", help="what is learned, from what")
+    result.add_argument("overrides", metavar="PATH=VALUE", nargs="*", help="settings laid over the experiment")
+    add_shared(result)
+    result.add_argument("--check", action="store_true", help="validate and estimate; start nothing, write nothing")
+    result.add_argument("--print-config", action="store_true", help="show the whole configuration and end")
+    return result
+
+
+def add_shared(target: argparse.ArgumentParser) -> None:
+    """Where a stage runs and how it speaks."""
+    target.add_argument(
+        "--store", metavar="URI", help=f"where everything is written ({stage.STORE_VARIABLE}, else ./store)"
+    )
+    target.add_argument("--tracking-uri", metavar="URI", help=f"MLflow ({stage.TRACKING_VARIABLE}, else in the store)")
+    target.add_argument(
+        "--address", metavar="RAY", help=f"a running Ray ({stage.ADDRESS_VARIABLE}, else one is started)"
+    )
+    target.add_argument("--workers", type=int, metavar="N", help="training processes")
+    target.add_argument("--cpus-per-worker", type=int, metavar="N")
+    target.add_argument("--gpus-per-worker", type=float, metavar="N")
+    target.add_argument("--from", dest="from_run", metavar="RUN_ID", help="read this run's record, not the newest")
+    target.add_argument("--force", action="store_true", help="do the work although it is done already")
+    target.add_argument("--json", action="store_true", help="end standard output with one JSON object")
+    target.add_argument("--version", action="version", version=f"rnnlm {__version__}")
+
+
+def main(stage_name: str, run: Stage, description: str = "", argv: Sequence[str] | None = None) -> int:
+    """Run a stage from the command line.
+
+    Args:
+        stage_name: its name, as in `python -m pipelines.NAME`.
+        run: does the work.
+        description: shown by `--help`.
+        argv: arguments, by default the process's.
+
+    Returns:
+        The exit code of the contract.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        invocation = Invocation(stage_name, parser(stage_name, description).parse_intermixed_args(arguments))
+        return _run(invocation, run)
+    except RnnlmError as error:
+        return finish(stage_name, "--json" in arguments, error=error)
+
+
+def _run(invocation: Invocation, run: Stage) -> int:
+    arguments = invocation.arguments
+    the_experiment = experiment.load(arguments.experiment, arguments.overrides)
+    if arguments.print_config:
+        print("\n".join(config_lines(the_experiment)))
+        return finish(invocation.stage, invocation.wants_json)
+    options = read_options(arguments)
+    if arguments.check:
+        from rnnlm import preflight
+
+        lines = preflight.check(the_experiment, options, invocation.stage)
+        print("\n".join(lines))
+        return finish(invocation.stage, invocation.wants_json)
+    return execute(
+        invocation.stage, invocation.wants_json, the_experiment, options, run, again=resume_command(invocation)
+    )
+
+
+def read_options(arguments: argparse.Namespace) -> Options:
+    """Options with absolute places.
+
+    Raises:
+        UsageError: a relative place in a Ray job, or a count out of range.
+    """
+    base = Path.cwd()
+    for name, least in (("workers", 0), ("cpus_per_worker", 1), ("gpus_per_worker", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')}: should be at least {least} (got {value:g})")
+    store = stage.resolve_store(arguments.store, base)
+    return Options(
+        store=store,
+        tracking_uri=stage.resolve_tracking(arguments.tracking_uri, store, base),
+        address=arguments.address or os.environ.get(stage.ADDRESS_VARIABLE),
+        workers=arguments.workers,
+        cpus_per_worker=arguments.cpus_per_worker,
+        gpus_per_worker=arguments.gpus_per_worker,
+        from_run=arguments.from_run,
+        force=arguments.force,
+        base=base,
+    )
+
+
+def execute(
+    stage_name: str, wants_json: bool, the_experiment: Experiment, options: Options, run: Stage, again: str = ""
+) -> int:
+    """Run a stage with a log file, live progress, and clean ends whatever happens."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    started = time.perf_counter()
+    with Console(log_path(options.store, stage_name)) as console:
+        console.say(f"{stage_name}: log {console.log}")
+        with Interrupts() as interrupts:
+            context = Context(the_experiment, options, console, interrupts)
+            interrupts.last_words = context.close
+            try:
+                outcome = run(context)
+                _close_summary(console, context, outcome, time.perf_counter() - started)
+                error = AlertError(outcome.alert) if outcome.alert else None
+                return finish(stage_name, wants_json, outcome, error, console, time.perf_counter() - started)
+            except Interrupted as signal:
+                console.say(f"{stage_name}: stopped by {signal}; what was done is kept. Go on with:\n  {again}")
+                return finish(stage_name, wants_json, None, signal, console, time.perf_counter() - started)
+            except Exception as error:
+                failure = _explain(error, console)
+                return finish(stage_name, wants_json, None, failure, console, time.perf_counter() - started)
+            finally:
+                context.close()
+
+
+def log_path(store: str, stage_name: str) -> Path:
+    """Where the log of a command goes: into the store, or into this node's cache when that is remote."""
+    name = f"{stage_name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    local = Store(store).local("logs")
+    folder = local if local is not None else cache_folder() / "logs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RnnlmError(f"store {store}: cannot be written ({error.strerror})") from None
+    return folder / name
+
+
+def _explain(error: Exception, console: Console) -> RnnlmError:
+    """Our message for an error; a stack trace of an unforeseen one goes to the log alone."""
+    if isinstance(error, RnnlmError):
+        return error
+    trace = "".join(traceback.format_exception(error))
+    print(trace, file=sys.stderr, flush=True)
+    for line in console.last_log_lines():
+        console.say(f"  | {line}")
+    message = str(error).strip().splitlines()
+    return RnnlmError(f"{type(error).__name__}: {message[0] if message else 'no message'}")
+
+
+def _close_summary(console: Console, context: Context, outcome: Outcome, seconds: float) -> None:
+    for note in outcome.notes:
+        console.say(note)
+    if outcome.metrics:
+        console.table(("metric", "value"), [(key, value) for key, value in sorted(outcome.metrics.items())])
+    for name, path in outcome.artifacts.items():
+        console.say(f"  {name}: {path}")
+    local = context.store.local()
+    size = f", the store holds {context.store.size_bytes() / 1e6:,.0f} MB" if local is not None else ""
+    console.say(f"{outcome.stage}: {'nothing to do' if outcome.skipped else 'done'} in {seconds:.1f} s{size}")
+    if outcome.next_command:
+        console.say(f"next: {outcome.next_command}")
+
+
+def finish(
+    stage_name: str,
+    wants_json: bool,
+    outcome: Outcome | None = None,
+    error: BaseException | None = None,
+    console: Console | None = None,
+    seconds: float = 0.0,
+) -> int:
+    """Say the last words: the message of a failure, the log's path, and the JSON line. Returns the exit code."""
+    code = 0 if error is None else int(getattr(error, "exit_code", 1))
+    say: Callable[[str], None] = console.say if console is not None else print
+    if error is not None and not isinstance(error, Interrupted):
+        (say if console is not None else _to_stderr)(f"{stage_name}: {error}")
+    if console is not None and console.log is not None:
+        say(f"{stage_name}: log {console.log}")
+    if wants_json:
+        result = outcome or Outcome(stage_name)
+        line = {
+            "stage": stage_name,
+            "exit_code": code,
+            "error": None if error is None else str(error),
+            "skipped": result.skipped if outcome else None,
+            "run_id": result.run_id,
+            "metrics": result.metrics if outcome else None,
+            "model_uri": result.model_uri,
+            "artifacts": result.artifacts if outcome else None,
+            "seconds": round(seconds, 3),
+        }
+        say(json.dumps(line, ensure_ascii=False))
+    return code
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def resume_command(invocation: Invocation) -> str:
+    """The command that goes on where an interrupted one stopped: the same again."""
+    return " ".join(["python", "-m", f"pipelines.{invocation.stage}", *sys.argv[1:]])
+
+
+def config_lines(the_experiment: Experiment) -> list[str]:
+    """The whole tree as `path = value` lines that can be pasted into an experiment file."""
+
+    def walk(prefix: str, value: Any) -> list[str]:
+        if isinstance(value, dict) and value:
+            return [line for key, inner in value.items() for line in walk(f"{prefix}.{key}" if prefix else key, inner)]
+        if value is None:
+            return [f"# {prefix} = none"]
+        return [f"{prefix} = {json.dumps(value, ensure_ascii=False)}"]
+
+    return walk("", the_experiment.model_dump(mode="json", by_alias=True))
+
+
+def with_workers(options: Options, workers: int) -> Options:
+    """The same options with another number of workers."""
+    return replace(options, workers=workers)

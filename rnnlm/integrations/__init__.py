@@ -1,0 +1,1 @@
+"""The only place that imports Ray, MLflow and datasets."""

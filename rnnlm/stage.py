@@ -1,0 +1,302 @@
+"""What every stage shares: where it runs, what it reads, when its work is done already, and what it reports."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnnlm import artifacts
+from rnnlm.artifacts import Record
+from rnnlm.config import digest
+from rnnlm.console import Console
+from rnnlm.errors import UsageError
+from rnnlm.experiment import Experiment
+from rnnlm.interrupts import Interrupts
+from rnnlm.storage import Store
+
+if TYPE_CHECKING:
+    from rnnlm.integrations.mlflow_tracking import Tracking
+    from rnnlm.integrations.ray_cluster import Session
+
+STORE_VARIABLE = "RNNLM_STORE"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+DEFAULT_STORE = "store"
+DATABASE_FILE = "mlflow.db"
+ARTIFACT_FOLDER = "mlartifacts"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a stage runs; none of it is part of an experiment.
+
+    Attributes:
+        store: folder or URI for everything that is written.
+        tracking_uri: MLflow's, a database or a server.
+        address: of a running Ray; None starts one here.
+        workers: training processes; None lets the machine decide.
+        cpus_per_worker: cores of each.
+        gpus_per_worker: GPUs of each.
+        from_run: take this MLflow run's record as input instead of the newest.
+        force: do the work although a record matches.
+        base: folder that relative paths of the data are resolved against.
+    """
+
+    store: str
+    tracking_uri: str
+    address: str | None = None
+    workers: int | None = None
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
+    from_run: str | None = None
+    force: bool = False
+    base: Path = field(default_factory=Path.cwd)
+
+
+@dataclass
+class Outcome:
+    """What a stage reports: to people as a summary, to programs as JSON.
+
+    Attributes:
+        stage: its name.
+        skipped: a record matched, nothing was done.
+        run_id: MLflow run.
+        metrics: headline figures by their MLflow keys.
+        model_uri: a registered model version, `models:/NAME/VERSION`.
+        artifacts: names to paths or URIs of what was written.
+        seconds: wall time of the work; `startup_s` of waiting for Ray and workers, counted apart.
+        notes: lines for people.
+        next_command: what to type next.
+        alert: a bound that was crossed although everything was written; exit code 4.
+        record: the record behind it.
+    """
+
+    stage: str
+    skipped: bool = False
+    run_id: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    model_uri: str | None = None
+    artifacts: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    startup_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    next_command: str = ""
+    alert: str | None = None
+    record: Record | None = None
+
+
+@dataclass
+class Work:
+    """What the work of a stage returns, before its record is written."""
+
+    outputs: dict[str, Any]
+    run_id: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    model_uri: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Context:
+    """One command's surroundings. A `run_all` shares one among its stages, so that Ray starts once."""
+
+    def __init__(self, experiment: Experiment, options: Options, console: Console, interrupts: Interrupts) -> None:
+        self.experiment = experiment
+        self.options = options
+        self.console = console
+        self.interrupts = interrupts
+        self.store = Store(options.store)
+        self.pipeline_run_id: str | None = None
+        self.startup_s = 0.0
+
+    @cached_property
+    def tracking(self) -> "Tracking":
+        """The tracking server, checked for an answer when it is first used.
+
+        Raises:
+            UnreachableError: there is no answer.
+        """
+        from rnnlm.integrations.mlflow_tracking import Tracking
+
+        with self.starting_up():
+            return Tracking(self.options.tracking_uri, self.artifact_root)
+
+    @cached_property
+    def ray(self) -> "Session":
+        """The Ray session, started or connected to when it is first used."""
+        from rnnlm.integrations import ray_cluster
+
+        with self.starting_up():
+            return ray_cluster.connect(self.options.address, store=self.store)
+
+    @property
+    def artifact_root(self) -> str | None:
+        """Where MLflow keeps artifacts when its database is ours; a server knows its own place."""
+        return self.store.path(ARTIFACT_FOLDER) if _is_database(self.options.tracking_uri) else None
+
+    def close(self) -> None:
+        """Stop the Ray that we started."""
+        if "ray" in self.__dict__:
+            self.ray.close()
+            del self.__dict__["ray"]
+
+    @contextlib.contextmanager
+    def starting_up(self) -> Iterator[None]:
+        """Time spent in the block counts as start-up, apart from the work."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.startup_s += time.perf_counter() - started
+
+    def with_experiment(self, experiment: Experiment) -> "Context":
+        """The same surroundings, with the same Ray and tracking, for another experiment."""
+        other = Context(experiment, self.options, self.console, self.interrupts)
+        other.pipeline_run_id = self.pipeline_run_id
+        for shared in ("tracking", "ray"):
+            if shared in self.__dict__:
+                other.__dict__[shared] = self.__dict__[shared]
+        return other
+
+    def folder(self, stage: str, record_digest: str) -> Store:
+        """Where a stage of this experiment with this identity writes."""
+        return artifacts.folder(self.store, self.experiment.name, stage, record_digest)
+
+    def newest(self, stage: str, settings: dict[str, Any] | None = None) -> Record:
+        """The record that a later stage reads: of `--from`, else the newest with these settings.
+
+        Raises:
+            UsageError: there is none; the message says which command makes it.
+        """
+        found = artifacts.records(self.store, self.experiment.name, stage)
+        wanted = self.options.from_run
+        if wanted is not None:
+            named = [record for record in found if record.run_id == wanted or record.digest.startswith(wanted)]
+            if named:
+                return named[0]
+        matching = [record for record in found if settings is None or digest(record.settings) == digest(settings)]
+        if not matching:
+            other = " (there are some with other settings)" if found else ""
+            raise UsageError(
+                f"{self.experiment.name}: no record of {stage} in {self.store.uri}{other}; "
+                f"first run: python -m pipelines.{stage} EXPERIMENT.toml"
+            )
+        return matching[0]
+
+    def run_stage(
+        self,
+        stage: str,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+        work: Callable[[Store], Work],
+        relog: Callable[[Record], str] | None = None,
+    ) -> Outcome:
+        """Do a stage's work unless a record matches, then write its record.
+
+        Args:
+            stage: its name.
+            settings: its part of the experiment.
+            inputs: name to digest of everything it reads.
+            work: writes into the folder that it is given, and returns what the record says.
+            relog: logs a record's contents to MLflow again and returns the new run's id; used where the record's run
+                does not exist at this tracking URI.
+        """
+        identity = artifacts.identity(stage, settings, inputs)
+        folder = self.folder(stage, identity)
+        record = artifacts.read_record(folder)
+        if record is not None and not self.options.force:
+            return self._skip(record, relog)
+        self.console.say(f"{stage}: {self.experiment.name}")
+        started, startup_before = time.perf_counter(), self.startup_s
+        done = work(folder)
+        startup_s = self.startup_s - startup_before
+        seconds = time.perf_counter() - started - startup_s
+        record = artifacts.write_record(
+            folder,
+            Record(
+                stage, self.experiment.name, identity, settings, inputs,
+                {**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri}, done.run_id, round(seconds, 3),
+            ),
+        )  # fmt: skip
+        outcome = _outcome(record)
+        outcome.startup_s, outcome.notes = startup_s, done.notes
+        return outcome
+
+    def _skip(self, record: Record, relog: Callable[[Record], str] | None) -> Outcome:
+        if record.run_id is not None and relog is not None and not self.tracking.has_run(record.run_id):
+            self.console.say(f"{record.stage}: done already, but its run is not at this tracking URI: logged again")
+            record = artifacts.write_record(record.store, Record(**{**record.__dict__, "run_id": relog(record)}))
+        else:
+            self.console.say(f"{record.stage}: done already on {record.created[:19].replace('T', ' ')} UTC, skipped")
+        outcome = _outcome(record)
+        outcome.skipped, outcome.seconds = True, 0.0
+        return outcome
+
+
+def _outcome(record: Record) -> Outcome:
+    paths = {name: value for name, value in record.outputs.items() if isinstance(value, str) and name != "model_uri"}
+    return Outcome(
+        stage=record.stage,
+        run_id=record.run_id,
+        metrics=dict(record.outputs.get("metrics", {})),
+        model_uri=record.outputs.get("model_uri"),
+        artifacts={"record": record.store.path(artifacts.RECORD_FILE)}
+        | {name: record.store.path(value) for name, value in paths.items()},
+        seconds=record.seconds,
+        record=record,
+    )
+
+
+def _is_database(uri: str) -> bool:
+    return uri.split("://", 1)[0].split("+", 1)[0] in {"sqlite", "postgresql", "mysql", "mssql"}
+
+
+def in_ray_job() -> bool:
+    """Whether this process is the driver of a submitted Ray job, whose working directory is a temporary copy."""
+    return JOB_VARIABLE in os.environ
+
+
+def resolve_store(given: str | None, base: Path) -> str:
+    """The store's absolute path or URI from the option, the environment, or the default.
+
+    Raises:
+        UsageError: in a Ray job, when it is not absolute.
+    """
+    value = given or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
+    if "://" in value or Path(value).is_absolute():
+        return value
+    if in_ray_job():
+        raise UsageError(
+            f"--store {value}: in a Ray job the working directory is a temporary copy that Ray deletes; "
+            f"give an absolute path or a URI, by --store or {STORE_VARIABLE}"
+        )
+    return str((base / value).resolve())
+
+
+def resolve_tracking(given: str | None, store: str, base: Path) -> str:
+    """MLflow's URI from the option, the environment, or a database in the store.
+
+    Raises:
+        UsageError: in a Ray job without an absolute one; a store that cannot hold a database and none is given.
+    """
+    value = given or os.environ.get(TRACKING_VARIABLE)
+    if value is None:
+        if in_ray_job():
+            raise UsageError(f"--tracking-uri: a Ray job needs one, absolute, by the option or {TRACKING_VARIABLE}")
+        if "://" in store:
+            raise UsageError(f"--tracking-uri: is required, as the store {store} cannot hold a SQLite database")
+        return f"sqlite:///{store}/{DATABASE_FILE}"
+    scheme, separator, rest = value.partition(":///")
+    if scheme == "sqlite" and separator and not rest.startswith("/"):
+        if in_ray_job():
+            raise UsageError(f"--tracking-uri {value}: in a Ray job the path of the database has to be absolute")
+        return f"sqlite:///{(base / rest).resolve()}"
+    if "://" not in value:
+        raise UsageError(
+            f"--tracking-uri {value}: should be a URI such as sqlite:///PATH/mlflow.db or http://HOST:PORT"
+        )
+    return value

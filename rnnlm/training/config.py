@@ -1,0 +1,45 @@
+"""How long a training runs, over which batches, and what it keeps."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rnnlm.config import Config
+
+
+class TrainConfig(Config):
+    """The training loop. A planned number of steps comes from `max_steps`, else from `epochs`."""
+
+    epochs: float = Field(10.0, gt=0, le=100_000)
+    """Passes over the training data, which also set the length of the learning-rate schedule."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps; overrides `epochs`."""
+    max_minutes: float | None = Field(None, gt=0)
+    """The schedule is fitted to this wall time: speed is measured over the first steps, and the planned steps are cut to
+    what the time allows. Exact repetition then needs the same speed."""
+    lanes: int = Field(32, ge=1)
+    """Text: parallel streams of truncated backpropagation through time, over all workers."""
+    bptt_length: int = Field(70, ge=1)
+    """Text: tokens of a window."""
+    batch_tokens: int = Field(4_096, ge=1)
+    """Pairs: source and target positions of one global batch, padding included."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """A worker's share of a batch is processed in pieces of at most so many positions; `none`: in one piece."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    validate_every: int | None = Field(None, ge=1)
+    """Steps between validations; `none`: once an epoch, and at least ten times in a training."""
+    patience: int | None = Field(None, ge=1)
+    """Validations without a better result after which training stops; `none`: never."""
+    checkpoint_every_s: float = Field(60.0, gt=0)
+    """Seconds between checkpoints, besides those at validations and at the end."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints that are kept; the best is always kept too."""
+
+
+class ComputeConfig(Config):
+    """What arithmetic is used. Where it runs is not part of an experiment."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 on GPUs that have it, else fp32."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of one worker; `none`: its share of the cores."""

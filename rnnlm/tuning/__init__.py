@@ -1,0 +1,1 @@
+"""Search spaces and the ledger of a search."""
