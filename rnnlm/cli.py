@@ -3,20 +3,21 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
-from rnnlm import __version__, experiment, stage
+from rnnlm import __version__, experiment
 from rnnlm.console import Console
 from rnnlm.errors import AlertError, RnnlmError, UsageError
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupted, Interrupts
-from rnnlm.stage import Context, Options, Outcome
+from rnnlm.stages import context as places
+from rnnlm.stages.context import Context, Options, Outcome, Surroundings
 from rnnlm.storage import Store, cache_folder
 
 QUIET = {
@@ -30,6 +31,9 @@ QUIET = {
 """Defaults of the environment that keep the libraries quiet and closed; what the user has set stays."""
 
 
+Where = TypeVar("Where", bound=Surroundings)
+
+
 class Stage(Protocol):
     """What a stage script hands to `main`."""
 
@@ -37,27 +41,14 @@ class Stage(Protocol):
         """Do the work."""
 
 
-@dataclass(frozen=True)
-class Invocation:
-    """The parsed command line, before anything is looked at."""
-
-    stage: str
-    arguments: argparse.Namespace
-
-    @property
-    def wants_json(self) -> bool:
-        """Whether the last line of standard output is for a program."""
-        return bool(self.arguments.json)
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}\n{self.format_usage().strip()}")
 
 
-def parser(stage_name: str, description: str) -> argparse.ArgumentParser:
+def parser(stage_name: str, description: str | None) -> argparse.ArgumentParser:
     """The options that all stages share, and the experiment with its overrides."""
-    result = _Parser(prog=f"python -m pipelines.{stage_name}", description=description, allow_abbrev=False)
+    result = bare_parser(stage_name, description)
     result.add_argument("experiment", metavar="EXPERIMENT.toml", help="what is learned, from what")
     result.add_argument("overrides", metavar="PATH=VALUE", nargs="*", help="settings laid over the experiment")
     add_shared(result)
@@ -66,14 +57,19 @@ def parser(stage_name: str, description: str) -> argparse.ArgumentParser:
     return result
 
 
+def bare_parser(stage_name: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser without arguments, whose mistakes are ours."""
+    return _Parser(prog=f"python -m pipelines.{stage_name}", description=description, allow_abbrev=False)
+
+
 def add_shared(target: argparse.ArgumentParser) -> None:
     """Where a stage runs and how it speaks."""
     target.add_argument(
-        "--store", metavar="URI", help=f"where everything is written ({stage.STORE_VARIABLE}, else ./store)"
+        "--store", metavar="URI", help=f"where everything is written ({places.STORE_VARIABLE}, else ./store)"
     )
-    target.add_argument("--tracking-uri", metavar="URI", help=f"MLflow ({stage.TRACKING_VARIABLE}, else in the store)")
+    target.add_argument("--tracking-uri", metavar="URI", help=f"MLflow ({places.TRACKING_VARIABLE}, else in the store)")
     target.add_argument(
-        "--address", metavar="RAY", help=f"a running Ray ({stage.ADDRESS_VARIABLE}, else one is started)"
+        "--address", metavar="RAY", help=f"a running Ray ({places.ADDRESS_VARIABLE}, else one is started)"
     )
     target.add_argument("--workers", type=int, metavar="N", help="training processes")
     target.add_argument("--cpus-per-worker", type=int, metavar="N")
@@ -84,8 +80,8 @@ def add_shared(target: argparse.ArgumentParser) -> None:
     target.add_argument("--version", action="version", version=f"rnnlm {__version__}")
 
 
-def main(stage_name: str, run: Stage, description: str = "", argv: Sequence[str] | None = None) -> int:
-    """Run a stage from the command line.
+def main(stage_name: str, run: Stage, description: str | None = None, argv: Sequence[str] | None = None) -> int:
+    """Run a stage of an experiment from the command line.
 
     Args:
         stage_name: its name, as in `python -m pipelines.NAME`.
@@ -96,30 +92,42 @@ def main(stage_name: str, run: Stage, description: str = "", argv: Sequence[str]
     Returns:
         The exit code of the contract.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+
+    def start(arguments: argparse.Namespace) -> int:
+        the_experiment = experiment.load(arguments.experiment, arguments.overrides)
+        if arguments.print_config:
+            print("\n".join(config_lines(the_experiment)))
+            return finish(stage_name, arguments.json)
+        options = read_options(arguments)
+        if arguments.check:
+            from rnnlm import preflight
+
+            return execute_check(stage_name, arguments.json, lambda: preflight.check(the_experiment, options))
+        return execute(stage_name, arguments.json, options, lambda *seen: Context(the_experiment, options, *seen), run)
+
+    return guarded(stage_name, parser(stage_name, description), start, argv)
+
+
+def execute_check(stage_name: str, wants_json: bool, check: Callable[[], list[str]]) -> int:
+    """Print what a check found; nothing is written."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    print("\n".join(check()))
+    return finish(stage_name, wants_json)
+
+
+def guarded(
+    stage_name: str,
+    the_parser: argparse.ArgumentParser,
+    start: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the arguments and go; a mistake before anything runs becomes its message, exit code and JSON line."""
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        invocation = Invocation(stage_name, parser(stage_name, description).parse_intermixed_args(arguments))
-        return _run(invocation, run)
+        return start(the_parser.parse_intermixed_args(given))
     except RnnlmError as error:
-        return finish(stage_name, "--json" in arguments, error=error)
-
-
-def _run(invocation: Invocation, run: Stage) -> int:
-    arguments = invocation.arguments
-    the_experiment = experiment.load(arguments.experiment, arguments.overrides)
-    if arguments.print_config:
-        print("\n".join(config_lines(the_experiment)))
-        return finish(invocation.stage, invocation.wants_json)
-    options = read_options(arguments)
-    if arguments.check:
-        from rnnlm import preflight
-
-        lines = preflight.check(the_experiment, options, invocation.stage)
-        print("\n".join(lines))
-        return finish(invocation.stage, invocation.wants_json)
-    return execute(
-        invocation.stage, invocation.wants_json, the_experiment, options, run, again=resume_command(invocation)
-    )
+        return finish(stage_name, "--json" in given, error=error)
 
 
 def read_options(arguments: argparse.Namespace) -> Options:
@@ -133,11 +141,11 @@ def read_options(arguments: argparse.Namespace) -> Options:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')}: should be at least {least} (got {value:g})")
-    store = stage.resolve_store(arguments.store, base)
+    store = places.resolve_store(arguments.store, base)
     return Options(
         store=store,
-        tracking_uri=stage.resolve_tracking(arguments.tracking_uri, store, base),
-        address=arguments.address or os.environ.get(stage.ADDRESS_VARIABLE),
+        tracking_uri=places.resolve_tracking(arguments.tracking_uri, store, base),
+        address=arguments.address or os.environ.get(places.ADDRESS_VARIABLE),
         workers=arguments.workers,
         cpus_per_worker=arguments.cpus_per_worker,
         gpus_per_worker=arguments.gpus_per_worker,
@@ -148,30 +156,35 @@ def read_options(arguments: argparse.Namespace) -> Options:
 
 
 def execute(
-    stage_name: str, wants_json: bool, the_experiment: Experiment, options: Options, run: Stage, again: str = ""
+    stage_name: str,
+    wants_json: bool,
+    options: Options,
+    make: Callable[[Console, Interrupts], Where],
+    run: Callable[[Where], Outcome],
 ) -> int:
     """Run a stage with a log file, live progress, and clean ends whatever happens."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     started = time.perf_counter()
-    with Console(log_path(options.store, stage_name)) as console:
+    with Console(log_path(options.store, stage_name)) as console, Interrupts() as interrupts:
         console.say(f"{stage_name}: log {console.log}")
-        with Interrupts() as interrupts:
-            context = Context(the_experiment, options, console, interrupts)
-            interrupts.last_words = context.close
-            try:
-                outcome = run(context)
-                _close_summary(console, context, outcome, time.perf_counter() - started)
-                error = AlertError(outcome.alert) if outcome.alert else None
-                return finish(stage_name, wants_json, outcome, error, console, time.perf_counter() - started)
-            except Interrupted as signal:
-                console.say(f"{stage_name}: stopped by {signal}; what was done is kept. Go on with:\n  {again}")
-                return finish(stage_name, wants_json, None, signal, console, time.perf_counter() - started)
-            except Exception as error:
-                failure = _explain(error, console)
-                return finish(stage_name, wants_json, None, failure, console, time.perf_counter() - started)
-            finally:
-                context.close()
+        where = make(console, interrupts)
+        interrupts.last_words = where.close
+        outcome: Outcome | None = None
+        error: BaseException | None = None
+        try:
+            outcome = run(where)
+            _summary(console, where, outcome, time.perf_counter() - started)
+            error = AlertError(outcome.alert) if outcome.alert else None
+        except Interrupted as signal:
+            error = signal
+            again = " ".join(["python", "-m", f"pipelines.{stage_name}", *map(shlex.quote, sys.argv[1:])])
+            console.say(f"{stage_name}: stopped by {signal}; what was done is kept. Go on with:\n  {again}")
+        except Exception as failure:
+            error = _explain(failure, console)
+        finally:
+            where.close()
+        return finish(stage_name, wants_json, outcome, error, console, time.perf_counter() - started)
 
 
 def log_path(store: str, stage_name: str) -> Path:
@@ -198,15 +211,15 @@ def _explain(error: Exception, console: Console) -> RnnlmError:
     return RnnlmError(f"{type(error).__name__}: {message[0] if message else 'no message'}")
 
 
-def _close_summary(console: Console, context: Context, outcome: Outcome, seconds: float) -> None:
+def _summary(console: Console, where: Surroundings, outcome: Outcome, seconds: float) -> None:
     for note in outcome.notes:
         console.say(note)
     if outcome.metrics:
         console.table(("metric", "value"), [(key, value) for key, value in sorted(outcome.metrics.items())])
     for name, path in outcome.artifacts.items():
         console.say(f"  {name}: {path}")
-    local = context.store.local()
-    size = f", the store holds {context.store.size_bytes() / 1e6:,.0f} MB" if local is not None else ""
+    local = where.store.local()
+    size = f", the store holds {where.store.size_bytes() / 1e6:,.0f} MB" if local is not None else ""
     console.say(f"{outcome.stage}: {'nothing to do' if outcome.skipped else 'done'} in {seconds:.1f} s{size}")
     if outcome.next_command:
         console.say(f"next: {outcome.next_command}")
@@ -248,11 +261,6 @@ def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def resume_command(invocation: Invocation) -> str:
-    """The command that goes on where an interrupted one stopped: the same again."""
-    return " ".join(["python", "-m", f"pipelines.{invocation.stage}", *sys.argv[1:]])
-
-
 def config_lines(the_experiment: Experiment) -> list[str]:
     """The whole tree as `path = value` lines that can be pasted into an experiment file."""
 
@@ -264,8 +272,3 @@ def config_lines(the_experiment: Experiment) -> list[str]:
         return [f"{prefix} = {json.dumps(value, ensure_ascii=False)}"]
 
     return walk("", the_experiment.model_dump(mode="json", by_alias=True))
-
-
-def with_workers(options: Options, workers: int) -> Options:
-    """The same options with another number of workers."""
-    return replace(options, workers=workers)

@@ -196,8 +196,7 @@ class Store:
                 raise FileNotFoundError(str(path))
             return path
         target = cache_folder() / hashlib.sha256(self.path(name).encode()).hexdigest()[:32] / Path(name).name
-        files = self.list(name) or [name]
-        for file in files:
+        for file in self._files_of(name):
             inner = target if file == name else target / file[len(name) :].lstrip("/")
             if not inner.exists():
                 with _temporary_beside(inner) as temporary:
@@ -250,6 +249,11 @@ class Store:
             except (ValueError, OSError) as error:
                 raise UsageError(f"store {self.uri}: no filesystem for this URI ({error})") from None
         return self._remote
+
+    def _files_of(self, name: str) -> "list[str]":
+        from pyarrow.fs import FileType
+
+        return self.list(name) if self._info(name).type == FileType.Directory else [name]
 
     def _info(self, name: str) -> Any:
         filesystem, base = self._filesystem()

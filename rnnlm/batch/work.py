@@ -1,24 +1,15 @@
 """One shard of input rows -> as many output rows, whatever the rows hold."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rnnlm.batch.config import BatchConfig
+from rnnlm.batch.inputs import InputRow
 from rnnlm.batch.job import OutputRow
 from rnnlm.decoding.config import DecodeConfig
 
 if TYPE_CHECKING:
     from rnnlm.decoding.generator import Generator, Output
-
-
-@dataclass(frozen=True)
-class InputRow:
-    """One row of input; `problem` says why it cannot be used."""
-
-    row_id: str
-    text: str | None
-    problem: str | None = None
 
 
 def generate_rows(
@@ -27,9 +18,7 @@ def generate_rows(
     """Generate a shard. Never raises for what a row holds: a row that cannot be decoded alone either is rejected."""
     problems = [row.problem or _too_long(generator, row, limits) for row in rows]
     usable = [number for number, row in enumerate(rows) if not problems[number] and row.text and row.text.strip()]
-    outputs = dict(
-        zip(usable, _generate(generator, [rows[number].text or "" for number in usable], decode), strict=True)
-    )
+    outputs = dict(zip(usable, _generate(generator, [rows[number] for number in usable], decode), strict=True))
     return [
         _output_row(row, problems[number], outputs.get(number), limits.min_score, generator.task == "text")
         for number, row in enumerate(rows)
@@ -66,14 +55,14 @@ def _too_long(generator: "Generator", row: InputRow, limits: BatchConfig) -> str
     return None
 
 
-def _generate(generator: "Generator", texts: list[str], decode: DecodeConfig) -> "list[Output | str]":
-    """Outputs, or for a text that fails alone too, the reason."""
-    if not texts:
+def _generate(generator: "Generator", rows: Sequence[InputRow], decode: DecodeConfig) -> "list[Output | str]":
+    """Outputs, or for a row that fails alone too, the reason."""
+    if not rows:
         return []
     try:
-        return list(generator.generate(texts, decode))
+        return list(generator.generate([row.text or "" for row in rows], decode, keys=[row.row_id for row in rows]))
     except Exception as error:
-        if len(texts) == 1:
+        if len(rows) == 1:
             return [f"decoding failed: {type(error).__name__}: {str(error)[:200]}"]
-    half = len(texts) // 2
-    return _generate(generator, texts[:half], decode) + _generate(generator, texts[half:], decode)
+    half = len(rows) // 2
+    return _generate(generator, rows[:half], decode) + _generate(generator, rows[half:], decode)

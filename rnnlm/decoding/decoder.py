@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rnnlm.models.language_model import LanguageModel
 from rnnlm.models.seq2seq import Seq2Seq
+from rnnlm.nn.state import State
 
 
 class Start(NamedTuple):
@@ -60,3 +61,69 @@ class Decoded:
     def mean_log_prob(self, row: int) -> float:
         """Nats per token made, `<eos>` counted."""
         return self.log_probs[row] / (len(self.tokens[row]) + self.ended[row])
+
+
+class LanguageModelDecoder:
+    """Continues prompts. The stream starts with `<eos>`, as every document does in training."""
+
+    _PREFILL = 256
+    """Prompt tokens read in one call, which bounds the memory of a long prompt."""
+
+    def __init__(self, model: LanguageModel, *, pad_id: int, eos_id: int, vocab_size: int) -> None:
+        self.model, self.pad_id, self.eos_id, self.vocab_size = model, pad_id, eos_id, vocab_size
+
+    def start(self, rows: Sequence[np.ndarray]) -> Start:
+        """Read prompts of any lengths; those of one length together, so that no row's state sees padding."""
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(len(row), []).append(place)
+        groups = [self._read([rows[place] for place in group]) for group in places.values()]
+        order = np.argsort(np.concatenate(list(places.values())))
+        order_B = torch.from_numpy(order).to(groups[0][0].device)
+        ids_B = torch.cat([ids for ids, _ in groups])[order_B]
+        return Start(ids_B, State.concatenate([state for _, state in groups]).select(order_B), None)
+
+    def _read(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, State]:
+        device = next(self.model.parameters()).device
+        streams = np.stack([np.concatenate([[self.eos_id], row]) for row in rows])
+        tokens_BT = torch.from_numpy(streams.astype(np.int64)).to(device)
+        state = self.model.init_state(len(rows))
+        prompts_BT = tokens_BT[:, :-1]
+        for begin in range(0, prompts_BT.shape[1], self._PREFILL):
+            _, state = self.model(prompts_BT[:, begin : begin + self._PREFILL], state)
+        return tokens_BT[:, -1], state
+
+    def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any]:  # noqa: ARG002
+        """One token further."""
+        logits_NV, state = self.model.step(ids_N, state)
+        return torch.log_softmax(logits_NV.float(), dim=-1), state
+
+
+class Seq2SeqDecoder:
+    """Answers sources, each of which is encoded once; beams of one source share its memory."""
+
+    def __init__(self, model: Seq2Seq, *, pad_id: int, eos_id: int, vocab_size: int) -> None:
+        self.model, self.pad_id, self.eos_id, self.vocab_size = model, pad_id, eos_id, vocab_size
+
+    def start(self, rows: Sequence[np.ndarray]) -> Start:
+        """Encode sources of any lengths, each ended by `<eos>`."""
+        device = next(self.model.parameters()).device
+        lengths_B = np.array([len(row) + 1 for row in rows], np.int64)
+        source_BS = np.full((len(rows), lengths_B.max()), self.pad_id, np.int64)
+        for place, row in enumerate(rows):
+            source_BS[place, : len(row)], source_BS[place, len(row)] = row, self.eos_id
+        memory = self.model.encode(torch.from_numpy(source_BS).to(device), torch.from_numpy(lengths_B).to(device))
+        ids_B = torch.full((len(rows),), self.eos_id, dtype=torch.int64, device=device)
+        return Start(ids_B, self.model.init_state(memory), memory)
+
+    def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any]:
+        """One token further."""
+        log_probs_NV, state = self.model.step(ids_N, state, memory)
+        return log_probs_NV.float(), state
+
+
+def build_decoder(model: LanguageModel | Seq2Seq, *, pad_id: int, eos_id: int, vocab_size: int) -> Decoder:
+    """The decoder of a model."""
+    if isinstance(model, LanguageModel):
+        return LanguageModelDecoder(model, pad_id=pad_id, eos_id=eos_id, vocab_size=vocab_size)
+    return Seq2SeqDecoder(model, pad_id=pad_id, eos_id=eos_id, vocab_size=vocab_size)

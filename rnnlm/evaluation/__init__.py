@@ -1,1 +1,1 @@
-"""From probabilities to text."""
+"""Figures, baselines, gate, tables and pictures."""

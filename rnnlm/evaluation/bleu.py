@@ -43,7 +43,7 @@ def bleu(
     Raises:
         UsageError: there are no rows, or the two lists differ in length.
     """
-    _check(outputs, references)
+    check_rows(outputs, references)
     metric = _bleu_metric(tokenize, lowercase)
     score = metric.corpus_score(_lines(outputs), [_lines(references)])
     return SignedScore(float(score.score), str(metric.get_signature()))
@@ -55,7 +55,7 @@ def chrf(outputs: Sequence[str], references: Sequence[str], *, lowercase: bool =
     Raises:
         UsageError: there are no rows, or the two lists differ in length.
     """
-    _check(outputs, references)
+    check_rows(outputs, references)
     metric = _chrf_metric(lowercase)
     score = metric.corpus_score(_lines(outputs), [_lines(references)])
     return SignedScore(float(score.score), str(metric.get_signature()))
@@ -66,7 +66,12 @@ def sentence_chrf(output: str, reference: str, *, lowercase: bool = False) -> fl
     return float(_chrf_metric(lowercase).sentence_score(one_line(output), [one_line(reference)]).score)
 
 
-def _check(outputs: Sequence[str], references: Sequence[str]) -> None:
+def check_rows(outputs: Sequence[str], references: Sequence[str]) -> None:
+    """Refuse what no figure can be computed from.
+
+    Raises:
+        UsageError: there are no rows, or the two lists differ in length.
+    """
     if len(outputs) != len(references):
         raise UsageError(f"{len(outputs)} outputs cannot be scored against {len(references)} references")
     if not outputs:

@@ -19,7 +19,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 from rouge_score.tokenizers import Tokenizer
 
-from rnnlm.errors import UsageError
+from rnnlm.evaluation.bleu import check_rows
 from rnnlm.evaluation.sentences import units
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -56,10 +56,9 @@ def row_rouge(outputs: Sequence[str], references: Sequence[str]) -> list[dict[st
     """The F1 values (0 to 1) of each row by ROUGE type.
 
     Raises:
-        UsageError: the two lists differ in length.
+        UsageError: there are no rows, or the two lists differ in length.
     """
-    if len(outputs) != len(references):
-        raise UsageError(f"{len(outputs)} outputs cannot be scored against {len(references)} references")
+    check_rows(outputs, references)
     scorer = _scorer()
     # The line breaks matter to rougeLsum alone.
     pairs = (("\n".join(units(reference)), "\n".join(units(output))) for output, reference in zip(outputs, references))
@@ -68,13 +67,7 @@ def row_rouge(outputs: Sequence[str], references: Sequence[str]) -> list[dict[st
 
 
 def mean_rouge(rows: Sequence[dict[str, float]]) -> RougeScore:
-    """The figures of a set of rows from the values of each.
-
-    Raises:
-        UsageError: there are no rows.
-    """
-    if not rows:
-        raise UsageError("there are no rows to score")
+    """The figures of a set of rows, at least one, from the values of each."""
     means = {name: 100.0 * sum(row[name] for row in rows) / len(rows) for name in ROUGE_TYPES}
     return RougeScore(**means, signature=rouge_signature())
 

@@ -4,7 +4,9 @@ import re
 
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*")
 _SPEAKER = re.compile(r"[^\s:][^:]{0,39}:(\s|$)")
-_ABBREVIATIONS = frozenset("bzw ca dr e.g etc fig i.e jr mr mrs ms no prof sr st u.s usw vs z.b".split())
+_ABBREVIATIONS = frozenset(
+    {"bzw", "ca", "dr", "e.g", "etc", "fig", "i.e", "jr", "mr", "mrs", "ms", "prof", "sr", "st", "usw", "vs", "z.b"}
+)
 
 
 def units(text: str) -> list[str]:

@@ -20,7 +20,7 @@ from rnnlm.storage import Store
 
 if TYPE_CHECKING:
     from rnnlm.integrations.mlflow_tracking import Tracking
-    from rnnlm.integrations.ray_cluster import Session
+    from rnnlm.integrations.ray_cluster import Placement, Session
 
 STORE_VARIABLE = "RNNLM_STORE"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -29,6 +29,7 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 DEFAULT_STORE = "store"
 DATABASE_FILE = "mlflow.db"
 ARTIFACT_FOLDER = "mlartifacts"
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,14 @@ class Work:
     notes: list[str] = field(default_factory=list)
 
 
-class Context:
-    """One command's surroundings. A `run_all` shares one among its stages, so that Ray starts once."""
+class Surroundings:
+    """Where one command runs: store, tracking server, Ray, console, signals."""
 
-    def __init__(self, experiment: Experiment, options: Options, console: Console, interrupts: Interrupts) -> None:
-        self.experiment = experiment
+    def __init__(self, options: Options, console: Console, interrupts: Interrupts) -> None:
         self.options = options
         self.console = console
         self.interrupts = interrupts
         self.store = Store(options.store)
-        self.pipeline_run_id: str | None = None
         self.startup_s = 0.0
 
     @cached_property
@@ -153,6 +152,15 @@ class Context:
         finally:
             self.startup_s += time.perf_counter() - started
 
+
+class Context(Surroundings):
+    """A command's surroundings and its experiment. A `run_all` shares one among its stages, so that Ray starts once."""
+
+    def __init__(self, experiment: Experiment, options: Options, console: Console, interrupts: Interrupts) -> None:
+        super().__init__(options, console, interrupts)
+        self.experiment = experiment
+        self.pipeline_run_id: str | None = None
+
     def with_experiment(self, experiment: Experiment) -> "Context":
         """The same surroundings, with the same Ray and tracking, for another experiment."""
         other = Context(experiment, self.options, self.console, self.interrupts)
@@ -165,6 +173,54 @@ class Context:
     def folder(self, stage: str, record_digest: str) -> Store:
         """Where a stage of this experiment with this identity writes."""
         return artifacts.folder(self.store, self.experiment.name, stage, record_digest)
+
+    def placement(self) -> "Placement":
+        """The processes of a training: as asked for, else what suits the machine. `--workers 0` trains in this process.
+
+        Raises:
+            UsageError: the cluster is too small for the request.
+        """
+        from rnnlm.integrations.ray_cluster import Placement
+
+        options = self.options
+        if options.workers == 0:
+            return Placement(0, options.cpus_per_worker or os.cpu_count() or 1, options.gpus_per_worker or 0.0)
+        return self.ray.placement(options.workers, options.cpus_per_worker, options.gpus_per_worker)
+
+    @contextlib.contextmanager
+    def mlflow_run(self, folder: Store, stage: str, inputs: dict[str, str] | None = None) -> Iterator[str]:
+        """The one MLflow run of a stage's work: made once, found again when the work goes on after a stop or a crash.
+
+        The run ends as FINISHED, after an error as FAILED, after an interrupt as KILLED.
+
+        Args:
+            folder: where the stage writes; remembers the run.
+            stage: value of the tag `rnnlm.stage`.
+            inputs: name to digest of what it reads.
+        """
+        run_id = self._known_run(folder)
+        if run_id is None:
+            run_id = self.tracking.start_run(
+                self.experiment.name,
+                stage,
+                stage,
+                parent_run_id=self.pipeline_run_id,
+                tags={"rnnlm.task": self.experiment.task},
+                params=self.experiment.settings(stage),
+                inputs=inputs,
+            )
+            folder.write_json(RUN_FILE, {"run_id": run_id})
+        else:
+            self.tracking.reopen_run(run_id)
+        with self.tracking.closing(run_id):
+            yield run_id
+
+    def _known_run(self, folder: Store) -> str | None:
+        try:
+            run_id = str(folder.read_json(RUN_FILE)["run_id"])
+        except FileNotFoundError:
+            return None
+        return run_id if self.tracking.has_run(run_id) else None
 
     def newest(self, stage: str, settings: dict[str, Any] | None = None) -> Record:
         """The record that a later stage reads: of `--from`, else the newest with these settings.
@@ -210,6 +266,8 @@ class Context:
         record = artifacts.read_record(folder)
         if record is not None and not self.options.force:
             return self._skip(record, relog)
+        if record is not None:
+            self.store.delete(folder.uri[len(self.store.uri) + 1 :])
         self.console.say(f"{stage}: {self.experiment.name}")
         started, startup_before = time.perf_counter(), self.startup_s
         done = work(folder)

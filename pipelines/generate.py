@@ -1,0 +1,42 @@
+"""Generate for every row of the input files, with a registered model or one in a folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rnnlm import cli, generation
+from rnnlm.stage import Surroundings
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of this stage, which takes a model instead of an experiment."""
+    result = cli.bare_parser("generate", __doc__)
+    result.add_argument("--model", required=True, help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder")
+    result.add_argument("--input", required=True, nargs="+", metavar="PATH", help="files or globs")
+    result.add_argument("--output", required=True, metavar="URI", help="folder that receives run=KEY/part-*.parquet")
+    result.add_argument("overrides", metavar="PATH=VALUE", nargs="*", help="decode.* and generate.* settings")
+    cli.add_shared(result)
+    result.add_argument("--check", action="store_true", help="validate model and input; write nothing")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; returns the exit code."""
+
+    def start(arguments: argparse.Namespace) -> int:
+        options = cli.read_options(arguments)
+        request = generation.request(
+            arguments.model, arguments.input, arguments.output, arguments.overrides, options.base
+        )
+        if arguments.check:
+            return cli.execute_check("generate", arguments.json, lambda: generation.check(request, options))
+        return cli.execute(
+            "generate", arguments.json, options, lambda *seen: Surroundings(options, *seen),
+            lambda where: generation.run(request, where),
+        )  # fmt: skip
+
+    return cli.guarded("generate", parser(), start, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""Package the trained model and register it; the gate decides whether it becomes champion."""
+
+import sys
+
+from rnnlm import cli
+from rnnlm.stages.register import run
+
+if __name__ == "__main__":
+    sys.exit(cli.main("register", run, __doc__))

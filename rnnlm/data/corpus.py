@@ -1,0 +1,270 @@
+"""The corpus as it lies in the store: Parquet files per split, what was put aside, and a manifest that names them.
+
+    corpus.json                      manifest, written last
+    {train,valid,gate,test}/part-NUMBER-DIGEST.parquet
+    rejects.parquet                  rows put aside, with file, row, reason and the beginning of the row
+
+Columns of text: `id, text, num_bytes, in_train, tags`; of pairs: `id, source, target, num_bytes, in_train, tags`.
+`num_bytes` are UTF-8 bytes of the document or target as ingested, one newline a line.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rnnlm.data.units import Reject, Unit
+from rnnlm.errors import RnnlmError
+from rnnlm.storage import Store, sha256_file
+
+MANIFEST = "corpus.json"
+REJECTS = "rejects.parquet"
+FORMAT = 1
+OUTPUT_SPLITS = ("train", "valid", "gate", "test")
+
+ROW_GROUP_BYTES = 4 << 20
+ROW_GROUP_ROWS = 50_000
+FILE_BYTES = 16 << 20
+"""Text bytes after which a new file begins. A file is what one task of a distributed tokenization works on."""
+
+_COMMON = [("num_bytes", pa.int64()), ("in_train", pa.bool_()), ("tags", pa.string())]
+TEXT_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.large_string()), *_COMMON])
+PAIR_SCHEMA = pa.schema([("id", pa.string()), ("source", pa.large_string()), ("target", pa.large_string()), *_COMMON])
+REJECT_SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("reason", pa.string()),
+        ("excerpt", pa.string()),
+        ("num_rows", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One Parquet file of a split.
+
+    Attributes:
+        name: relative to the corpus.
+        units: its rows.
+        text_bytes: UTF-8 bytes of its texts, both sides of pairs together.
+    """
+
+    name: str
+    units: int
+    text_bytes: int
+    sha256: str
+
+
+@dataclass
+class SplitOutput:
+    """One split as written.
+
+    Attributes:
+        units: documents or pairs.
+        lines: lines of documents, or pairs.
+        num_bytes: sum of the column of this name: what bits per byte are measured by.
+        in_train: units whose source also stands in train.
+        digest: SHA-256 over all rows, whatever files they lie in.
+    """
+
+    units: int = 0
+    lines: int = 0
+    num_bytes: int = 0
+    text_bytes: int = 0
+    in_train: int = 0
+    digest: str = ""
+    files: list[CorpusFile] = field(default_factory=list)
+
+
+class SplitWriter:
+    """Writes the units of one split into Parquet files of bounded size; memory is that of one row group.
+
+    Args:
+        store: the corpus.
+        split: name of the folder.
+        schema: `TEXT_SCHEMA` or `PAIR_SCHEMA`.
+        scratch: a local folder for unfinished files.
+    """
+
+    def __init__(self, store: Store, split: str, schema: pa.Schema, scratch: Path) -> None:
+        self.output = SplitOutput()
+        self._store, self._split, self._schema = store, split, schema
+        self._path = scratch / f"{split}.parquet"
+        self._writer: pq.ParquetWriter | None = None
+        self._columns: list[list[Any]] = [[] for _ in schema]
+        self._group_bytes = self._file_bytes = self._file_units = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, unit: Unit, *, in_train: bool) -> None:
+        """Write one unit."""
+        texts = [unit.source] if unit.target is None else [unit.source, unit.target]
+        encoded = [text.encode() for text in (unit.id, unit.tags, *texts)]
+        num_bytes = len(encoded[-1]) + (not encoded[-1].endswith(b"\n"))
+        # No text has a NUL in it, so these bytes can be taken apart in one way only.
+        self._hash.update(b"%d %d\0%b\0\n" % (in_train, num_bytes, b"\0".join(encoded)))
+        for column, value in zip(self._columns, [unit.id, *texts, num_bytes, in_train, unit.tags], strict=True):
+            column.append(value)
+        self._count(unit, num_bytes, sum(map(len, encoded[2:])), in_train)
+        if self._group_bytes >= ROW_GROUP_BYTES or len(self._columns[0]) >= ROW_GROUP_ROWS:
+            self._write_group()
+            if self._file_bytes >= FILE_BYTES:
+                self._finish_file()
+
+    def close(self) -> SplitOutput:
+        """Finish the last file. The split's counts and files."""
+        self._write_group()
+        self._finish_file()
+        self.output.digest = self._hash.hexdigest()
+        return self.output
+
+    def _count(self, unit: Unit, num_bytes: int, size: int, in_train: bool) -> None:
+        output = self.output
+        output.units += 1
+        output.lines += 1 if unit.target is not None else unit.source.count("\n") + (not unit.source.endswith("\n"))
+        output.num_bytes += num_bytes
+        output.text_bytes += size
+        output.in_train += in_train
+        self._group_bytes += size
+
+    def _write_group(self) -> None:
+        if not self._columns[0]:
+            return
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd", compression_level=1)
+        arrays = [pa.array(column, kind) for column, kind in zip(self._columns, self._schema.types, strict=True)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._file_bytes += self._group_bytes
+        self._file_units += len(self._columns[0])
+        self._group_bytes = 0
+        for column in self._columns:
+            column.clear()
+
+    def _finish_file(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        digest = sha256_file(self._path)
+        name = f"{self._split}/part-{len(self.output.files):05d}-{digest[:12]}.parquet"
+        self._store.upload(self._path, name)
+        self._path.unlink()
+        self.output.files.append(CorpusFile(name, self._file_units, self._file_bytes, digest))
+        self._file_bytes = self._file_units = 0
+
+
+class CorpusWriter:
+    """Writes a corpus: units by split, and rejects. Use as a context; `close` gives what was written."""
+
+    def __init__(self, store: Store, *, is_text: bool) -> None:
+        self._store = store
+        self._folder = tempfile.TemporaryDirectory(prefix="rnnlm-ingest-")
+        scratch = Path(self._folder.name)
+        schema = TEXT_SCHEMA if is_text else PAIR_SCHEMA
+        self._splits = {split: SplitWriter(store, split, schema, scratch) for split in OUTPUT_SPLITS}
+        self._rejects: list[tuple[str, Reject]] = []
+        self._rejects_path = scratch / REJECTS
+        self._rejects_writer = pq.ParquetWriter(self._rejects_path, REJECT_SCHEMA, compression="zstd")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rejects_writer.close()
+        self._folder.cleanup()
+
+    def add(self, split: str, unit: Unit, *, in_train: bool = False) -> None:
+        """Write one unit into a split."""
+        self._splits[split].add(unit, in_train=in_train)
+
+    def reject(self, split: str, reject: Reject) -> None:
+        """Write one reject, under the split that it was read for."""
+        self._rejects.append((split, reject))
+        if len(self._rejects) >= 10_000:
+            self._write_rejects()
+
+    def close_rejects(self) -> None:
+        """Bring the rejects into the store. They are there even where nothing else is written."""
+        self._write_rejects()
+        self._rejects_writer.close()
+        self._store.upload(self._rejects_path, REJECTS)
+
+    def close_splits(self) -> dict[str, SplitOutput]:
+        """Finish the files of all splits."""
+        return {split: writer.close() for split, writer in self._splits.items()}
+
+    def _write_rejects(self) -> None:
+        rows = [{"split": split, **reject._asdict()} for split, reject in self._rejects]
+        self._rejects_writer.write_table(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA))
+        self._rejects.clear()
+
+
+def write_manifest(store: Store, values: dict[str, Any]) -> None:
+    """Commit a corpus: what its manifest does not name does not exist."""
+    store.write_json(MANIFEST, {"format": FORMAT, **values})
+
+
+def read_manifest(store: Store) -> dict[str, Any]:
+    """What `ingest` wrote and reported.
+
+    Raises:
+        RnnlmError: there is no corpus, or one of another release.
+    """
+    try:
+        manifest: dict[str, Any] = store.read_json(MANIFEST)
+    except FileNotFoundError:
+        raise RnnlmError(f"{store.path(MANIFEST)}: there is no corpus here") from None
+    if manifest.get("format") != FORMAT:
+        raise RnnlmError(f"{store.path(MANIFEST)}: format {manifest.get('format')}, but this release reads {FORMAT}")
+    return manifest
+
+
+def split_files(store: Store, split: str) -> list[CorpusFile]:
+    """The files of a split, in order; none where the corpus does not have it."""
+    written = read_manifest(store)["written"].get(split, {})
+    return [CorpusFile(**file) for file in written.get("files", [])]
+
+
+def read_file(store: Store, file: CorpusFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of one file, in batches of a row group.
+
+    Raises:
+        RnnlmError: the file is missing or not the one that was written.
+    """
+    try:
+        path = store.fetch(file.name)
+    except FileNotFoundError:
+        raise RnnlmError(f"{store.path(file.name)}: missing, though the corpus's manifest names it") from None
+    if sha256_file(path) != file.sha256:
+        raise RnnlmError(f"{store.path(file.name)}: damaged (not the bytes that were written); run ingest again")
+    with pq.ParquetFile(path) as table:
+        for group in range(table.num_row_groups):
+            yield from table.read_row_group(group, columns=columns).to_batches()
+
+
+def read_split(store: Store, split: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a split, in order."""
+    for file in split_files(store, split):
+        yield from read_file(store, file, columns)
+
+
+def read_rows(store: Store, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of a split, in order, as plain dictionaries."""
+    for batch in read_split(store, split):
+        yield from batch.to_pylist()
+
+
+def read_texts(store: Store, split: str, column: str) -> Iterator[str]:
+    """One column of a split, in order."""
+    for batch in read_split(store, split, [column]):
+        yield from batch.column(0).to_pylist()

@@ -1,0 +1,140 @@
+"""Greedy decoding and sampling, one token a step for every unfinished row of a batch.
+
+A row's random numbers are a function of (seed, key of the row, step), so that its draw does not depend on the rows that
+happen to be decoded with it. Shapes: B rows, A rows that go on, V vocabulary, T steps.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnlm.decoding.decoder import Decoded, Decoder, Start
+from rnnlm.decoding.processors import candidates, forbid, stable_topk
+
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""From log-probabilities [A, V], the rows [A] and the step to a token for each row [A]."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+class StepTokens(NamedTuple):
+    """What one step made."""
+
+    rows_A: Tensor
+    """Places in the batch of the rows that were not finished."""
+    tokens_A: Tensor
+    log_probs_A: Tensor
+
+
+def row_key(identity: str) -> int:
+    """64 bits that stand for a row in the hash behind its draws; equal identities draw equal numbers."""
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def uniforms(seed: int, keys: np.ndarray, step: int) -> np.ndarray:
+    """A number in [0, 1) for each key (uint64), a pure function of seed, key and step: splitmix64 (Steele et al., 2014)."""
+    mixed_seed = _mix(np.array([seed & (2**64 - 1)], np.uint64) + np.uint64(_GOLDEN))
+    hashed = _mix(_mix(keys ^ mixed_seed) + np.array([(step + 1) * _GOLDEN & (2**64 - 1)], np.uint64))
+    return np.asarray((hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(values ^ (values >> np.uint64(31)))
+
+
+def draw(weights_BC: Tensor, uniforms_B: Tensor) -> Tensor:
+    """Index of a candidate of each row, drawn in proportion to its weight by inverting the cumulative sum."""
+    cumulative_BC = weights_BC.cumsum(1)
+    total_B1 = cumulative_BC[:, -1:].contiguous()
+    index = torch.searchsorted(cumulative_BC, uniforms_B[:, None] * total_B1, right=True)
+    # Rounding may carry the product up to the total: the last candidate with any weight is the greatest answer.
+    return torch.minimum(index, torch.searchsorted(cumulative_BC, total_B1))[:, 0]
+
+
+def most_probable(log_probs_AV: Tensor, rows_A: Tensor, step: int) -> Tensor:  # noqa: ARG001
+    """The greedy choice; among equals the lower token id."""
+    return stable_topk(log_probs_AV, 1)[1][:, 0]
+
+
+def random_choice(
+    *, seed: int, keys: Sequence[int], temperature: float, top_k: int | None, top_p: float | None
+) -> Choose:
+    """A choice by chance; `keys` has the key of each row of the batch."""
+    keys_B = np.array([key & (2**64 - 1) for key in keys], np.uint64)
+
+    def choose(log_probs_AV: Tensor, rows_A: Tensor, step: int) -> Tensor:
+        weights_AC, tokens_AC = candidates(log_probs_AV, temperature=temperature, top_k=top_k, top_p=top_p)
+        numbers = torch.from_numpy(uniforms(seed, keys_B[rows_A.cpu().numpy()], step)).to(weights_AC.device)
+        index_A = draw(weights_AC, numbers)
+        return index_A if tokens_AC is None else tokens_AC.gather(1, index_A[:, None])[:, 0]
+
+    return choose
+
+
+@torch.inference_mode()
+def steps(decoder: Decoder, start: Start, choose: Choose, *, max_length: int, min_length: int) -> Iterator[StepTokens]:
+    """Make one token a step for each row, until every row has made `<eos>` or `max_length` tokens.
+
+    Finished rows leave the batch. Nothing is kept from step to step but the model's state.
+    """
+    ids_A, state, memory = start
+    rows_A = torch.arange(ids_A.shape[0], device=ids_A.device)
+    for step in range(max_length):
+        log_probs_AV, state = decoder.step(ids_A, state, memory)
+        forbid(log_probs_AV, pad_id=decoder.pad_id, eos_id=decoder.eos_id, num_done=step, min_length=min_length)
+        ids_A = choose(log_probs_AV, rows_A, step)
+        yield StepTokens(rows_A, ids_A, log_probs_AV.gather(1, ids_A[:, None])[:, 0])
+        on = (ids_A != decoder.eos_id).nonzero()[:, 0]
+        if len(on) == 0:
+            return
+        if len(on) < len(ids_A):
+            rows_A, ids_A, state = rows_A[on], ids_A[on], state.select(on)
+            memory = memory if memory is None else memory.select(on)
+
+
+@torch.inference_mode()
+def decode_steps(decoder: Decoder, start: Start, choose: Choose, *, max_length: int, min_length: int) -> Decoded:
+    """All steps at once, as one sequence a row."""
+    batch_size = start.ids_B.shape[0]
+    log_probs_B = start.ids_B.new_zeros(batch_size, dtype=torch.float64)
+    columns = []
+    for rows_A, tokens_A, step_A in steps(decoder, start, choose, max_length=max_length, min_length=min_length):
+        column_B = torch.full_like(start.ids_B, decoder.eos_id)
+        column_B[rows_A] = tokens_A
+        log_probs_B[rows_A] += step_A.double()
+        columns.append(column_B)
+    tokens_BT = torch.stack(columns, 1).cpu().numpy()
+    ends_BT = tokens_BT == decoder.eos_id
+    ended = ends_BT.any(1)
+    lengths = np.where(ended, ends_BT.argmax(1), tokens_BT.shape[1])
+    tokens = [row[:length] for row, length in zip(tokens_BT, lengths, strict=True)]
+    return Decoded(tokens, log_probs_B.tolist(), ended.tolist())
+
+
+def greedy(decoder: Decoder, start: Start, *, max_length: int, min_length: int = 0) -> Decoded:
+    """The most probable token at each step; the same as a beam of one."""
+    return decode_steps(decoder, start, most_probable, max_length=max_length, min_length=min_length)
+
+
+def sample(
+    decoder: Decoder,
+    start: Start,
+    *,
+    seed: int,
+    keys: Sequence[int],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    max_length: int,
+    min_length: int = 0,
+) -> Decoded:
+    """A token by chance at each step. Log-probabilities in the result are the model's own, before temperature and cuts."""
+    choose = random_choice(seed=seed, keys=keys, temperature=temperature, top_k=top_k, top_p=top_p)
+    return decode_steps(decoder, start, choose, max_length=max_length, min_length=min_length)

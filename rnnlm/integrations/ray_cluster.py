@@ -1,0 +1,341 @@
+"""One Ray for a whole command: started here on loopback addresses, or an existing one that is connected to.
+
+What a training takes of it (`Placement`) is decided here too, and refused at once where the cluster cannot give it: Ray
+itself would wait for such resources for ever.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from rnnlm.errors import UnreachableError, UsageError
+from rnnlm.storage import Store
+
+_log = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 256 << 20
+MAX_DEFAULT_WORKERS = 4
+CONNECT_TIMEOUT_S = 5.0
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+COMMON_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    # A report waits for the controller's next look at its workers, which comes every 2 s by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+LOCAL_ENVIRONMENT = {
+    # Ray's own name for "one host": every process listens on loopback only.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    "RAY_enable_metrics_collection": "0",
+    # Watches for spot instances that are about to be taken away; one process fewer.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cluster has in all: cores, GPUs, hosts."""
+
+    num_cpus: int
+    num_gpus: int = 0
+    num_hosts: int = 1
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The processes of one training.
+
+    Attributes:
+        num_workers: processes; 0 runs the training in the calling process.
+        cpus_per_worker: cores and threads of each.
+        gpus_per_worker: GPUs of each.
+    """
+
+    num_workers: int
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+
+    def resources_per_worker(self) -> dict[str, float]:
+        """What Ray is asked for, a worker."""
+        request: dict[str, float] = {"CPU": self.cpus_per_worker}
+        return request | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+
+
+def placement(
+    resources: Resources,
+    workers: int | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
+) -> Placement:
+    """Fill in what was not asked for, and check the rest against what there is.
+
+    With GPUs each gets one worker. Without, a worker gets one core: two processes of one thread beat one process of two
+    threads on the small matrices of these models; above `MAX_DEFAULT_WORKERS` workers, the cores are shared out as threads.
+
+    Raises:
+        UsageError: the cluster is too small for the request.
+    """
+    gpus = (1.0 if resources.num_gpus else 0.0) if gpus_per_worker is None else gpus_per_worker
+    if workers is None:
+        if gpus:
+            workers = max(1, int(resources.num_gpus // gpus))
+        else:
+            each = cpus_per_worker or max(1, -(-resources.num_cpus // MAX_DEFAULT_WORKERS))
+            workers = max(1, min(MAX_DEFAULT_WORKERS, resources.num_cpus // each))
+    cpus = cpus_per_worker or max(1, resources.num_cpus // max(1, workers))
+    if workers:
+        _check_fits(resources, Placement(workers, cpus, gpus))
+    return Placement(workers, cpus, gpus)
+
+
+def _check_fits(resources: Resources, wanted: Placement) -> None:
+    problems = []
+    if wanted.num_workers * wanted.cpus_per_worker > resources.num_cpus:
+        problems.append(
+            f"--workers {wanted.num_workers} x --cpus-per-worker {wanted.cpus_per_worker} "
+            f"needs {wanted.num_workers * wanted.cpus_per_worker} cores, the cluster has {resources.num_cpus}"
+        )
+    if wanted.num_workers * wanted.gpus_per_worker > resources.num_gpus:
+        problems.append(
+            f"--workers {wanted.num_workers} x --gpus-per-worker {wanted.gpus_per_worker:g} "
+            f"needs {wanted.num_workers * wanted.gpus_per_worker:g} GPUs, the cluster has {resources.num_gpus}"
+        )
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
+class Session:
+    """A connection to Ray. `close`, or leaving the `with` block, stops the Ray that was started here.
+
+    Attributes:
+        started_here: whether it ends with this session.
+        resources: what the cluster has.
+    """
+
+    def __init__(self, started_here: bool, resources: Resources) -> None:
+        self.started_here = started_here
+        self.resources = resources
+        self._open = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect; stop what was started here. May be called twice."""
+        if self._open:
+            self._open = False
+            import ray
+
+            ray.shutdown()
+
+    def placement(
+        self,
+        workers: int | None = None,
+        cpus_per_worker: int | None = None,
+        gpus_per_worker: float | None = None,
+    ) -> Placement:
+        """`placement` on this cluster."""
+        return placement(self.resources, workers, cpus_per_worker, gpus_per_worker)
+
+    def check_hosts(self, store: Store, tracking_uri: str | None = None) -> None:
+        """On a cluster of several hosts: each one has to see the store, and the tracking server has to be one.
+
+        Raises:
+            UsageError: a database file, or a folder that a host does not share; the message names the host.
+            UnreachableError: a host does not reach the store.
+        """
+        if self.resources.num_hosts < 2:
+            return
+        if tracking_uri is not None and tracking_uri.startswith("sqlite:"):
+            raise UsageError(
+                f"--tracking-uri {tracking_uri}: a database file serves one host, the cluster has "
+                f"{self.resources.num_hosts}; start an MLflow server and give its http:// address"
+            )
+        token = secrets.token_hex(16)
+        name = f".probe-{token}"
+        store.write_bytes(name, token.encode())
+        try:
+            for host, problem in _probe_hosts(store.uri, name, token, tracking_uri).items():
+                if problem:
+                    raise UsageError(f"host {host}: {problem}; give a --store that all hosts share")
+        finally:
+            store.delete(name)
+
+
+def connect(address: str | None = None, *, store: Store | None = None, num_cpus: int | None = None) -> Session:
+    """Start Ray on this machine, or connect to one that runs.
+
+    Args:
+        address: `HOST:PORT` or `auto`; None takes `RAY_ADDRESS` (set in a Ray job), and without that starts one.
+        store: where the work is written; checked from every host of an existing cluster.
+        num_cpus: cores of a Ray that is started here; by default those this process may use.
+
+    Raises:
+        UnreachableError: there is no Ray at that address.
+        UsageError: an address of another kind.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    _set_defaults(COMMON_ENVIRONMENT)
+    if address is None or address == "local":
+        return _start(num_cpus or _own_cores())
+    if address.startswith("ray://"):
+        raise UsageError(f"--address {address}: Ray Client is not supported; use HOST:PORT, or `ray job submit`")
+    session = _join(address)
+    try:
+        if store is not None:
+            session.check_hosts(store)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _start(num_cpus: int) -> Session:
+    _set_defaults(LOCAL_ENVIRONMENT)
+    _own_token()
+    import ray
+    from ray._private import ray_constants
+
+    # Read from the environment at import, which may have happened before.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with _own_signal_handlers():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+            )
+    except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+        raise UnreachableError(f"Ray could not be started here: {_first_line(error)}") from error
+    return Session(True, _resources())
+
+
+def _join(address: str) -> Session:
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise UnreachableError(f"no Ray at {address}: {error.strerror or error}") from None
+    elif address != "auto":
+        raise UsageError(f"--address {address}: should be HOST:PORT or auto")
+    import ray
+
+    try:
+        with _own_signal_handlers():
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        raise UnreachableError(f"no Ray at {address}: {_first_line(error)}") from error
+    return Session(False, _resources())
+
+
+def _own_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _resources() -> Resources:
+    import ray
+
+    total = ray.cluster_resources()
+    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), max(1, len(hosts)))
+
+
+def _probe_hosts(uri: str, name: str, token: str, tracking_uri: str | None) -> Mapping[str, str]:
+    """Run the probe once on each host; an empty string where all is well."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    probe = ray.remote(num_cpus=0, max_retries=0)(_probe)
+    by_host = {node["NodeManagerHostname"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    running = {
+        host: probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            uri, name, token, tracking_uri
+        )
+        for host, node in by_host.items()
+    }
+    return {host: ray.get(reference, timeout=60) for host, reference in running.items()}
+
+
+def _probe(uri: str, name: str, token: str, tracking_uri: str | None) -> str:
+    """What is wrong with the store or the tracking server as seen from this host."""
+    try:
+        if Store(uri).read_bytes(name) != token.encode():
+            return f"the store {uri} holds something else there"
+        Store(uri).write_bytes(f"{name}-{socket.gethostname()}", b"")
+        Store(uri).delete(f"{name}-{socket.gethostname()}")
+        if tracking_uri is not None:
+            from rnnlm.integrations.mlflow_tracking import check_reachable
+
+            check_reachable(tracking_uri)
+    except FileNotFoundError:
+        return f"the folder {uri} is another one there"
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+def _set_defaults(values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
+def _own_token() -> None:
+    """A random token in a file that only we can read. Ray would write one that everybody can read."""
+    if os.environ["RAY_AUTH_MODE"] != "token" or any(os.environ.get(name) for name in _TOKEN_VARIABLES):
+        return
+    folder = tempfile.mkdtemp(prefix="rnnlm-ray-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "token"
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray puts a handler of its own on SIGTERM, which ends the process; ours come back afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    saved: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in saved.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

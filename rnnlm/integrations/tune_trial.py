@@ -1,0 +1,133 @@
+"""One trial of a search, in its own process: a Train run, with its results handed to Ray Tune."""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray.tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from rnnlm.errors import RnnlmError
+from rnnlm.experiment import Experiment
+from rnnlm.integrations.mlflow_tracking import Tracking
+from rnnlm.integrations.ray_cluster import Placement
+from rnnlm.integrations.ray_train import TrainJob, new_attempt, trainer
+from rnnlm.integrations.train_worker import PROGRESS_UNITS, STOP_FILE
+from rnnlm.storage import Store
+from rnnlm.training import names
+from rnnlm.tuning import space as spaces
+
+TRIAL_TAG = "rnnlm.trial"
+_TRIAL_FILE = "trial.json"
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """One search.
+
+    Attributes:
+        experiment: its `tune` part says what is searched; the rest is what the settings are laid over.
+        vocab_size: of the tokenizer.
+        tokens: store with `tokens/`.
+        folder: where ledger and trials go; the same folder again goes on with the search.
+        placement: the processes of one trial.
+        concurrency: trials at one time.
+        tracking_uri: MLflow's; None logs nothing. `artifact_root` as in `Tracking`.
+        parent_run_id: the MLflow run that the trials are shown below.
+        metric: what is minimised.
+    """
+
+    experiment: Experiment
+    vocab_size: int
+    tokens: Store
+    folder: Store
+    placement: Placement
+    concurrency: int = 1
+    tracking_uri: str | None = None
+    artifact_root: str | None = None
+    parent_run_id: str | None = None
+    metric: str = names.VALID_PERPLEXITY_LANED
+
+
+def variant(experiment: Experiment, settings: spaces.Settings) -> Experiment:
+    """The experiment of a trial: the settings laid over, as many steps as a trial may take.
+
+    Raises:
+        ConfigError: a path that does not exist, or a value that its setting does not admit.
+    """
+    tree = spaces.lay_over(experiment.model_dump(mode="json", by_alias=True), settings)
+    if experiment.tune.max_steps is not None:
+        tree["train"] = tree["train"] | {"max_steps": experiment.tune.max_steps}
+    return Experiment.parse(tree, "tune.space")
+
+
+def run_trial(config: dict[str, Any], *, job: SearchJob, started_here: bool) -> None:
+    """One trial, in its own process: a Train run, with its results handed to Tune."""
+    settings = settings_of(config, job)
+    key = spaces.key(settings)
+    labels: dict[str, Any] = {"key": key, "progress": PROGRESS_UNITS}
+    if job.folder.exists(STOP_FILE):
+        ray.tune.report({**labels, job.metric: math.inf, "stop": "requested"})
+        return
+    try:
+        experiment = variant(job.experiment, settings)
+        labels["run_id"] = _child_run(job, key, settings)
+        values = _train(job, experiment, key, labels, started_here)
+    except RnnlmError as error:
+        values = {"error": str(error)}
+    if "error" in values:
+        ray.tune.report({**labels, job.metric: math.inf, "failure": values["error"]})
+        return
+    metrics = {job.metric: math.inf, **values["metrics"]}
+    final = {"step": values["step"], "elapsed_s": values["elapsed_s"], "stop": values["stop"]}
+    ray.tune.report({**labels, **metrics, **final})
+
+
+def settings_of(config: Mapping[str, Any], job: SearchJob) -> spaces.Settings:
+    """The settings that Tune gave a trial."""
+    tune = job.experiment.tune
+    return dict(config["settings"]) if tune.sampler == "random" else spaces.from_indices(tune.space, config)
+
+
+def _train(
+    job: SearchJob, experiment: Experiment, key: str, labels: dict[str, Any], started_here: bool
+) -> dict[str, Any]:
+    train_job = TrainJob(
+        experiment,
+        job.vocab_size,
+        job.tokens,
+        job.folder.child("trials", key),
+        job.placement,
+        job.tracking_uri,
+        labels["run_id"],
+        stop=job.folder,
+        labels={name: value for name, value in labels.items() if name != "progress"},
+    )
+    in_process = not job.placement.num_workers
+    callbacks = None if in_process else [TuneReportCallback()]
+    run = trainer(train_job, new_attempt(train_job), started_here, trial=in_process, callbacks=callbacks)
+    return dict(run.fit().return_value)
+
+
+def _child_run(job: SearchJob, key: str, settings: spaces.Settings) -> str | None:
+    """The trial's MLflow run: the one it had before, else a new one below the search's."""
+    if job.tracking_uri is None:
+        return None
+    tracking = _tracking(job.tracking_uri, job.artifact_root)
+    folder = job.folder.child("trials", key)
+    if folder.exists(_TRIAL_FILE):
+        run_id = str(folder.read_json(_TRIAL_FILE)["run_id"])
+        if tracking.has_run(run_id):
+            tracking.reopen_run(run_id)
+            return run_id
+    tags = {TRIAL_TAG: key}
+    run_id = tracking.start_run(job.experiment.name, f"trial-{key}", "tune", job.parent_run_id, tags, settings)
+    folder.write_json(_TRIAL_FILE, {"run_id": run_id, "settings": settings})
+    return run_id
+
+
+@functools.lru_cache(maxsize=1)
+def _tracking(uri: str, artifact_root: str | None) -> Tracking:
+    return Tracking(uri, artifact_root, check=False)

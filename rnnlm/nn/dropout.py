@@ -1,0 +1,105 @@
+"""Dropout whose masks are a pure function of (seed, step, site, row), not of a generator that is drawn from in turn.
+
+So a row gets the same mask in whatever batch, piece of a batch or worker it is computed, and a training that is resumed
+goes on with the masks that it would have had. Masks are locked (variational, Gal and Ghahramani 2016): one for a row
+and a site, the same at all times. They cost one hash per row and feature, not one random number per activation.
+
+Shapes: B rows of the batch, T time, X features, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class MaskContext:
+    """What a mask depends on.
+
+    Args:
+        seed: the experiment's seed.
+        step: the global training step, so that masks change from step to step.
+        rows: int64 [B], the identity of each row of the batch (lane or row number), not its position.
+    """
+
+    seed: int
+    step: int
+    rows: Tensor
+
+
+def _mix_number(value: int) -> int:
+    """One round of the 64-bit finalizer of SplitMix64 (Steele et al. 2014), on a Python number."""
+    value = (value + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return value ^ (value >> 31)
+
+
+def _signed(word: int) -> int:
+    """The number of 32 bits as int32 reads it."""
+    word &= _WORD
+    return word - (1 << 32) if word >> 31 else word
+
+
+def _keys(seed: int, step: int, site: int) -> tuple[int, int]:
+    """Two int32 keys of a place in the network at a step."""
+    value = _mix_number(_mix_number(_mix_number(seed) ^ step) ^ site)
+    return _signed(value), _signed(value >> 32)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """A bijection of int32 that spreads every input bit over all output bits ("lowbias32", Wellons 2018); in place."""
+    bits ^= (bits >> 16) & 0xFFFF
+    bits *= _signed(0x7FEB352D)
+    bits ^= (bits >> 15) & 0x1FFFF
+    bits *= _signed(0x846CA68B)
+    bits ^= (bits >> 16) & 0xFFFF
+    return bits
+
+
+def _uniform_bits(rows_B: Tensor, num_features: int, keys: tuple[int, int]) -> Tensor:
+    """Hashed int32 [B, X], uniform over all 2^32 values."""
+    low_B = (rows_B & _WORD).to(torch.int32)
+    high_B = (rows_B >> 32).to(torch.int32)
+    row_B = _mix(_mix(low_B ^ keys[0]) ^ high_B)
+    feature_X = _mix(torch.arange(num_features, dtype=torch.int32, device=rows_B.device) ^ keys[1])
+    return _mix(row_B[:, None] ^ feature_X)
+
+
+def _kept(bits: Tensor, share: float, dtype: torch.dtype) -> Tensor:
+    """0 for a share of the values, and 1 / (1 - share) for the others."""
+    threshold = round(share * 2**32) - 2**31
+    return (bits >= threshold).to(dtype).mul_(1 / (1 - share))
+
+
+def locked_mask(
+    num_features: int, share: float, context: MaskContext, site: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The mask [B, X] of the rows at a site: 0 for `share` of the features, 1 / (1 - share) for the others."""
+    keys = _keys(context.seed, context.step, site)
+    return _kept(_uniform_bits(context.rows, num_features, keys), share, dtype)
+
+
+def locked_dropout(x_BTX: Tensor, share: float, context: MaskContext | None, site: int) -> Tensor:
+    """Drop `share` of the features of each row at all times alike; nothing without a context (evaluation).
+
+    Args:
+        x_BTX: activations.
+        share: from 0 to below 1.
+        context: seed, step and the rows' identities.
+        site: number of the place in the network; two places with one number would get one mask.
+    """
+    if context is None or not share:
+        return x_BTX
+    mask_BX = locked_mask(x_BTX.shape[2], share, context, site, x_BTX.dtype)
+    return x_BTX * mask_BX.to(x_BTX.device)[:, None]
+
+
+def type_mask(vocab_size: int, share: float, context: MaskContext, site: int, device: torch.device) -> Tensor:
+    """The mask [V] that drops whole word types for a step, the same for all rows (embedding dropout)."""
+    everyone = torch.zeros(1, dtype=torch.int64, device=device)
+    keys = _keys(context.seed, context.step, site)
+    return _kept(_uniform_bits(everyone, vocab_size, keys), share, torch.float32)[0]

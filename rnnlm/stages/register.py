@@ -1,0 +1,103 @@
+"""Package the trained model and register it; the gate decides whether it becomes champion."""
+
+from typing import TYPE_CHECKING, Any
+
+from rnnlm.stages.context import Context, Outcome, Work
+from rnnlm.storage import Store
+
+if TYPE_CHECKING:
+    from rnnlm.artifacts import Record
+    from rnnlm.assemble import Lineage
+    from rnnlm.decoding.generator import Generator
+    from rnnlm.evaluation.gate import Decision
+
+PACKAGE_FOLDER = "package"
+
+
+def run(context: Context) -> Outcome:
+    """Do the stage."""
+    from rnnlm import assemble
+    from rnnlm.package import package_digest, save_package
+
+    experiment = context.experiment
+    evaluated = context.newest("evaluate", experiment.settings("evaluate"))
+    train = context.newest("train", experiment.settings("train"))
+    origin = assemble.lineage(context.store, train)
+    inputs = {"checkpoint": evaluated.inputs["checkpoint"], "report": evaluated.digest, "train": train.digest}
+
+    def work(folder: Store) -> Work:
+        with context.starting_up():
+            generator = assemble.generator_of(origin, experiment.decode)
+        local = folder.local(PACKAGE_FOLDER) or _scratch() / PACKAGE_FOLDER
+        save_package(local, generator)
+        if folder.local() is None:
+            folder.upload(local, PACKAGE_FOLDER)
+        with context.mlflow_run(folder, "register", inputs) as run_id:
+            decision = decide(context, origin, generator, evaluated)
+            model = _register(context, local, run_id, decision, evaluated)
+        outputs = {"package": PACKAGE_FOLDER, "package_digest": package_digest(local), "alias": alias(decision)}
+        outputs |= {"version": model.version, "reason": decision.reason}
+        note = f"  {experiment.model_name} version {model.version} is {alias(decision)}: {decision.reason}"
+        return Work(outputs, run_id, model_uri=f"models:/{experiment.model_name}/{model.version}", notes=[note])
+
+    outcome = context.run_stage("register", experiment.settings("register"), inputs, work)
+    outcome.next_command = (
+        f"python -m pipelines.generate --model models:/{experiment.model_name}@{_alias_of(outcome)} --input FILES --output FOLDER"
+    )
+    return outcome
+
+
+def alias(decision: "Decision") -> str:
+    """The alias that a version gets."""
+    return "champion" if decision.promote else "challenger"
+
+
+def decide(context: Context, origin: "Lineage", generator: "Generator", evaluated: "Record") -> "Decision":
+    """Score the challenger, and the champion if there is one, on the gate split, now and with the same code."""
+    from rnnlm import assemble
+    from rnnlm.evaluation import gate
+    from rnnlm.evaluation.baselines import Baseline
+    from rnnlm.integrations import mlflow_registry
+
+    experiment = context.experiment
+    registry = mlflow_registry.Registry(context.tracking)
+    champion = registry.champion(experiment.model_name)
+    if champion is None:
+        report = evaluated.store.read_json("report.json")
+        baselines = [Baseline(**values) for values in report["baselines"]]
+        return gate.decide(experiment.task, report["figures"], None, baselines)
+    split = "gate" if origin.has_split("gate") else "valid"
+    settings = assemble.gate_settings(experiment.evaluate, experiment.register_.max_rows)
+    sides = {}
+    for name, model in (("challenger", generator), ("champion", registry.load(champion))):
+        with context.console.progress(f"gate: {name}") as progress:
+            report = assemble.evaluate_split(
+                model, origin, split, settings, baselines=False,
+                progress=lambda phase, done, total, bar=progress: bar.update(done, total, phase),
+            )  # fmt: skip
+        sides[name] = report.figures
+    return gate.decide(
+        experiment.task, sides["challenger"], sides["champion"], [],
+        same_tokenizer=generator.tokenizer.digest == registry.load(champion).tokenizer.digest,
+    )  # fmt: skip
+
+
+def _register(context: Context, package: Any, run_id: str, decision: "Decision", evaluated: "Record") -> Any:
+    from rnnlm.integrations import mlflow_registry
+
+    tags = {"rnnlm.reason": decision.reason, "rnnlm.evaluate_run": evaluated.run_id or ""}
+    tags |= {name: f"{value:.6g}" for name, value in evaluated.outputs["metrics"].items() if name.startswith("test/")}
+    return mlflow_registry.Registry(context.tracking).register(
+        package, context.experiment.model_name, run_id=run_id, alias=alias(decision), tags=tags
+    )
+
+
+def _alias_of(outcome: Outcome) -> str:
+    return str(outcome.record.outputs["alias"]) if outcome.record else "champion"
+
+
+def _scratch() -> Any:
+    import tempfile
+    from pathlib import Path
+
+    return Path(tempfile.mkdtemp(prefix="rnnlm-package-"))

@@ -1,0 +1,76 @@
+"""The whole chain, from the corpus to a registered model; what is done already is skipped."""
+
+import sys
+import time
+
+from rnnlm.config import digest
+from rnnlm.stages import evaluate, ingest, register, tokenize_corpus, train, tune
+from rnnlm.stages.context import Context, Outcome
+
+PIPELINE_TAG = "rnnlm.pipeline"
+
+
+def run(context: Context) -> Outcome:
+    """Do the stages in their order, in one Ray session, below one MLflow run."""
+    experiment = context.experiment
+    context.pipeline_run_id = pipeline_run(context)
+    outcomes = []
+    with context.tracking.closing(context.pipeline_run_id):
+        outcomes += [ingest.run(context), tokenize_corpus.run(context)]
+        _log_reports(context, outcomes)
+        if experiment.tune.trials:
+            outcomes.append(tune.run(context))
+            record = outcomes[-1].record
+            assert record is not None
+            context = context.with_experiment(tune.best_experiment(experiment, record))
+        outcomes += [stage.run(context) for stage in (train, evaluate, register)]
+        context.tracking.log_metrics(context.pipeline_run_id or "", outcomes[-2].metrics)
+    return summarize(context, outcomes)
+
+
+def pipeline_run(context: Context) -> str:
+    """The parent run: the one of this very experiment if there is one, so that a restart adds no second."""
+    experiment = context.experiment
+    identity = digest(experiment.plain())[:16]
+    existing = context.tracking.find_run(experiment.name, {PIPELINE_TAG: identity})
+    if existing is not None:
+        context.tracking.reopen_run(existing)
+        return existing
+    return context.tracking.start_run(
+        experiment.name,
+        f"pipeline {time.strftime('%Y-%m-%d %H:%M')}",
+        "pipeline",
+        tags={PIPELINE_TAG: identity, "rnnlm.task": experiment.task, "rnnlm.command": " ".join(sys.argv[1:])[:4_000]},
+        params={"task": experiment.task, "seed": experiment.seed, "data": experiment.data.plain()},
+    )
+
+
+def _log_reports(context: Context, outcomes: list[Outcome]) -> None:
+    """What ingest and tokenize counted, beside the runs that they fed."""
+    for outcome in outcomes:
+        if outcome.record is not None and not outcome.skipped:
+            report = outcome.record.outputs.get("report") or outcome.record.outputs.get("manifest")
+            context.tracking.log_json(context.pipeline_run_id or "", report, f"{outcome.stage}.json")
+
+
+def summarize(context: Context, outcomes: list[Outcome]) -> Outcome:
+    """One outcome for the chain: the figures of evaluate, the version of register, the time of each stage."""
+    notes = [note for outcome in outcomes if not outcome.skipped for note in outcome.notes]
+    context.console.table(
+        ("stage", "start-up s", "work s", ""),
+        [(each.stage, each.startup_s, each.seconds, "skipped" if each.skipped else "") for each in outcomes],
+    )
+    evaluated, registered = outcomes[-2], outcomes[-1]
+    return Outcome(
+        stage="run_all",
+        skipped=all(outcome.skipped for outcome in outcomes),
+        run_id=context.pipeline_run_id,
+        metrics=evaluated.metrics,
+        model_uri=registered.model_uri,
+        artifacts={f"{each.stage}_{name}": path for each in outcomes for name, path in each.artifacts.items() if name != "record"},
+        seconds=sum(outcome.seconds for outcome in outcomes),
+        startup_s=sum(outcome.startup_s for outcome in outcomes),
+        notes=notes,
+        next_command=registered.next_command,
+        record=evaluated.record,
+    )

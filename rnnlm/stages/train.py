@@ -1,0 +1,105 @@
+"""Train a model on the tokens of an experiment; a run that was stopped or killed goes on from its last checkpoint."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rnnlm.stages.context import Context, Outcome, Work
+from rnnlm.storage import Store
+
+if TYPE_CHECKING:
+    from rnnlm.artifacts import Record
+    from rnnlm.console import Progress
+    from rnnlm.integrations.ray_train import TrainResult
+
+
+def run(context: Context) -> Outcome:
+    """Do the stage."""
+    experiment = context.experiment
+    tokens = context.newest("tokenize_corpus", experiment.settings("tokenize_corpus"))
+    inputs = {"tokens": tokens.digest}
+
+    def work(folder: Store) -> Work:
+        placement = context.placement()
+        with context.mlflow_run(folder, "train", inputs) as run_id:
+            result = _fit(context, folder, tokens, run_id, placement)
+            metrics = {**result.metrics, **_timing(result)}
+            _log(context, folder, run_id, result)
+        outputs = {"checkpoint": result.checkpoint, "history": result.history, "steps": result.step, "stop": result.stop}
+        return Work(outputs, run_id, metrics, notes=[describe(result)])
+
+    return context.run_stage("train", experiment.settings("train"), inputs, work, lambda record: _log_again(context, record))
+
+
+def _fit(context: Context, folder: Store, tokens: "Record", run_id: str, placement: Any) -> "TrainResult":
+    from rnnlm.assemble import TOKENS_FOLDER, tokenizer_of
+    from rnnlm.integrations import ray_train
+
+    tokens_store = tokens.store.child(TOKENS_FOLDER)
+    job = ray_train.TrainJob(
+        experiment=context.experiment,
+        vocab_size=tokenizer_of(tokens_store).vocab_size,
+        tokens=tokens_store,
+        folder=folder,
+        placement=placement,
+        tracking_uri=context.options.tracking_uri,
+        run_id=run_id,
+    )
+    session = context.ray if placement.num_workers else None
+    with context.interrupts.deferred() as stop_requested, context.console.progress("train") as progress:
+        result = ray_train.train(job, session, on_progress=showing(progress), stop_requested=stop_requested)
+    context.startup_s += result.startup_s
+    return result
+
+
+def showing(progress: "Progress") -> Any:
+    """A callback that shows steps and the latest loss."""
+
+    def show(step: int, total: int | None, metrics: Mapping[str, float]) -> None:
+        note = "  ".join(f"{name.rpartition('/')[2]} {value:,.3g}" for name, value in metrics.items())
+        progress.update(step, total, note)
+
+    return show
+
+
+def _timing(result: "TrainResult") -> dict[str, float]:
+    from rnnlm.training import names
+
+    return {names.TOKENS_PER_SECOND: result.tokens_per_second, names.phase_seconds("train"): result.seconds}
+
+
+def _log(context: Context, folder: Store, run_id: str, result: "TrainResult") -> None:
+    """What the run shows besides its curves: totals, the history, a picture."""
+    tracking = context.tracking
+    tracking.log_metrics(run_id, _timing(result), step=result.step)
+    tracking.set_tags(run_id, {"rnnlm.stop": result.stop, "rnnlm.best_step": str(result.best_step)})
+    tracking.log_json(run_id, context.experiment.model_dump(mode="json", by_alias=True), "experiment.json")
+    if result.history is not None:
+        _log_history(context, folder, run_id, result.history)
+
+
+def _log_history(context: Context, folder: Store, run_id: str, history: str) -> None:
+    from rnnlm.evaluation.plots import curves_png
+    from rnnlm.training.history import read_curves
+
+    path = folder.fetch(history)
+    context.tracking.log_artifact(run_id, path)
+    context.tracking.log_bytes(run_id, curves_png(read_curves(path), title=context.experiment.name), "curves.png")
+
+
+def _log_again(context: Context, record: "Record") -> str:
+    """The curves and figures of a finished training, for a tracking server that has not seen them."""
+    folder = record.store
+    folder.delete("run.json")
+    with context.mlflow_run(folder, "train", record.inputs) as run_id:
+        context.tracking.log_metrics(run_id, record.outputs["metrics"], step=record.outputs["steps"])
+        if record.outputs.get("history"):
+            _log_history(context, folder, run_id, record.outputs["history"])
+    return run_id
+
+
+def describe(result: "TrainResult") -> str:
+    """How long it trained, how fast, and why it ended."""
+    return (
+        f"  {result.step:,} of {result.planned_steps:,} steps in {result.seconds:,.0f} s, "
+        f"{result.tokens_per_second:,.0f} tokens/s, best at step {result.best_step:,}, ended: {result.stop}"
+    )

@@ -1,0 +1,149 @@
+"""Search settings with Ray Tune; the best become an experiment of their own, `best.toml`."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rnnlm import experiment as experiments
+from rnnlm.artifacts import Record
+from rnnlm.errors import RnnlmError, UsageError
+from rnnlm.experiment import Experiment
+from rnnlm.stages.context import Context, Outcome, Work
+from rnnlm.storage import Store
+
+if TYPE_CHECKING:
+    from rnnlm.integrations.ray_tune import SearchResult
+
+BEST_FILE = "best.toml"
+TRIALS_FILE = "trials.parquet"
+
+
+def run(context: Context) -> Outcome:
+    """Do the stage."""
+    experiment = context.experiment
+    if not experiment.tune.trials:
+        raise UsageError("tune.trials: is 0, so there is nothing to search; set it and tune.space")
+    tokens = context.newest("tokenize_corpus", experiment.settings("tokenize_corpus"))
+    inputs = {"tokens": tokens.digest}
+
+    def work(folder: Store) -> Work:
+        with context.mlflow_run(folder, "tune", inputs) as run_id:
+            result = _search(context, folder, tokens, run_id)
+            if result.best is None:
+                raise RnnlmError("no trial got as far as a validation; see the log for why")
+            _write(context, folder, run_id, result)
+        best = result.best
+        outputs = {"best": BEST_FILE, "trials": TRIALS_FILE, "settings": best.settings}
+        return Work(outputs, run_id, best.metrics, notes=describe(result))
+
+    return context.run_stage("tune", experiment.settings("tune"), inputs, work, lambda record: _log_again(context, record))
+
+
+def best_experiment(experiment: Experiment, record: Record) -> Experiment:
+    """The experiment with the settings that a search found best."""
+    overrides = [f"{path}={_text(value)}" for path, value in record.outputs["settings"].items()]
+    return experiments.build(experiment.model_dump(mode="json", by_alias=True), overrides, "the best trial")
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _search(context: Context, folder: Store, tokens: Record, run_id: str) -> "SearchResult":
+    from rnnlm.assemble import TOKENS_FOLDER, tokenizer_of
+    from rnnlm.integrations import ray_tune
+    from rnnlm.integrations.ray_cluster import Placement
+    from rnnlm.integrations.tune_trial import SearchJob
+    from rnnlm.training import names
+
+    experiment = context.experiment
+    tokens_store = tokens.store.child(TOKENS_FOLDER)
+    wanted = context.placement()
+    cpus = max(1, context.ray.resources.num_cpus // experiment.tune.concurrency)
+    workers = context.options.workers or 0
+    job = SearchJob(
+        experiment=experiment,
+        vocab_size=tokenizer_of(tokens_store).vocab_size,
+        tokens=tokens_store,
+        folder=folder,
+        # One worker a trial, inside the trial's own process, unless more were asked for.
+        placement=wanted if workers > 1 else Placement(0, min(cpus, wanted.cpus_per_worker * max(1, wanted.num_workers)), wanted.gpus_per_worker),
+        concurrency=experiment.tune.concurrency,
+        tracking_uri=context.options.tracking_uri,
+        artifact_root=context.artifact_root,
+        parent_run_id=run_id,
+        metric=names.VALID_PERPLEXITY_LANED if experiment.is_text else names.VALID_PERPLEXITY,
+    )
+    with context.interrupts.deferred() as stop_requested, context.console.progress("tune", experiment.tune.trials) as progress:
+
+        def show(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            progress.update(done, total, "  ".join(f"best {key.rpartition('/')[2]} {value:.4g}" for key, value in metrics.items()))
+
+        return ray_tune.search(job, context.ray, tracking=context.tracking, on_progress=show, stop_requested=stop_requested)
+
+
+def _write(context: Context, folder: Store, run_id: str, result: "SearchResult") -> None:
+    import tomli_w
+
+    assert result.best is not None
+    best = experiments.build(
+        context.experiment.model_dump(mode="json", by_alias=True),
+        [f"{path}={_text(value)}" for path, value in result.best.settings.items()] + ["tune.trials=0"],
+    )
+    folder.write_bytes(BEST_FILE, tomli_w.dumps(_without_none(best.model_dump(mode="json", by_alias=True))).encode())
+    folder.write_bytes(TRIALS_FILE, _parquet(result.trials))
+    for name in (BEST_FILE, TRIALS_FILE):
+        context.tracking.log_artifact(run_id, folder.fetch(name))
+    context.tracking.log_table(run_id, _columns(result.trials), "trials.json")
+    context.tracking.log_metrics(run_id, result.best.metrics, step=result.best.steps)
+    context.tracking.set_tags(run_id, {"rnnlm.best_run": result.best.run_id or ""})
+
+
+def _log_again(context: Context, record: Record) -> str:
+    folder = record.store
+    folder.delete("run.json")
+    with context.mlflow_run(folder, "tune", record.inputs) as run_id:
+        for name in (BEST_FILE, TRIALS_FILE):
+            context.tracking.log_artifact(run_id, folder.fetch(name))
+        context.tracking.log_metrics(run_id, record.outputs["metrics"])
+    return run_id
+
+
+def _columns(trials: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """One row a trial, its settings and metrics as columns."""
+    rows = [
+        {"trial": row["number"], "status": row["status"], "steps": row["steps"], "seconds": row["seconds"]}
+        | row["settings"] | row["metrics"] | {"run_id": row["run_id"], "error": row["error"]}
+        for row in trials
+    ]  # fmt: skip
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _parquet(trials: list[dict[str, Any]]) -> bytes:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(pa.table(_columns(trials)), sink)
+    return sink.getvalue()
+
+
+def _without_none(tree: Any) -> Any:
+    """TOML has no null: what is unset is left out, and is then unset by default."""
+    if isinstance(tree, dict):
+        return {key: _without_none(value) for key, value in tree.items() if value is not None}
+    return [_without_none(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def describe(result: "SearchResult") -> list[str]:
+    """One line for each trial, the best marked."""
+    best = result.best.number if result.best else None
+    lines = []
+    for row in result.trials:
+        settings = "  ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in row["settings"].items())
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items())
+        mark = "*" if row["number"] == best else " "
+        lines.append(f" {mark} trial {row['number']}: {settings}  ->  {metrics or row['error'] or row['status']}")
+    return lines

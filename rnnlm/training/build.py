@@ -1,0 +1,172 @@
+"""From settings, tokens and a model to a training that can start."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from rnnlm.data.lm_batches import LmBatches
+from rnnlm.data.ragged import Ragged
+from rnnlm.data.seq2seq_batches import PairBatches
+from rnnlm.models.build import build_model
+from rnnlm.models.config import ModelConfig
+from rnnlm.models.language_model import LanguageModel
+from rnnlm.models.seq2seq import Seq2Seq
+from rnnlm.optim.build import build_optimizer
+from rnnlm.optim.config import OptimConfig
+from rnnlm.optim.ema import WeightAverage
+from rnnlm.training.arithmetic import Arithmetic, resolve
+from rnnlm.training.budget import Plan
+from rnnlm.training.collective import Alone, Collective
+from rnnlm.training.config import ComputeConfig, TrainConfig
+from rnnlm.training.history import History
+from rnnlm.training.state import TrainingRun, TrainingState, validation_interval
+from rnnlm.training.tasks import LanguageModelTask, Seq2SeqTask, Task, TaskSettings, valid_lanes
+from rnnlm.training.tracking import MetricStride
+
+
+def seeded_model(config: ModelConfig, vocab_size: int, seed: int) -> LanguageModel | Seq2Seq:
+    """A model whose first weights are a function of the seed. The global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(config, vocab_size)
+
+
+def build_run(
+    model: LanguageModel | Seq2Seq,
+    *,
+    train_tokens: Mapping[str, Ragged],
+    valid_tokens: Mapping[str, Ragged] | None,
+    train: TrainConfig,
+    optim: OptimConfig,
+    compute: ComputeConfig,
+    seed: int,
+    collective: Collective | None = None,
+    device: str | torch.device = "cpu",
+) -> TrainingRun:
+    """A training before its first step. Collective: all workers make it with the same arguments but their device.
+
+    Args:
+        model: with its first weights; moved to the device, and overwritten by worker 0's weights.
+        train_tokens: columns of the train split, `text`, or `source` and `target`.
+        valid_tokens: the same of the valid split; None or no rows: there is no validation.
+        train: length, batches, validation.
+        optim: optimizer, schedule, averaging.
+        compute: precision and threads.
+        seed: of the data's order and of dropout.
+        collective: the workers; None: this one alone.
+        device: of this worker.
+
+    Raises:
+        DataError: the train split is too small for such batches.
+    """
+    collective = collective or Alone()
+    arithmetic = resolve(compute, device)
+    model.to(arithmetic.device)
+    with torch.no_grad():
+        collective.broadcast(list(model.parameters()))
+    task = build_task(
+        model, train_tokens, valid_tokens, train=train, seed=seed, collective=collective, arithmetic=arithmetic
+    )
+    return TrainingRun(
+        task=task,
+        optimizer=build_optimizer(model, optim),
+        average=None if optim.ema_decay is None else WeightAverage(model, optim.ema_decay),
+        collective=collective,
+        arithmetic=arithmetic,
+        train=train,
+        optim=optim,
+        seed=seed,
+        state=first_state(train, task.steps_per_epoch()),
+        history=History(),
+    )
+
+
+def build_task(
+    model: LanguageModel | Seq2Seq,
+    train_tokens: Mapping[str, Ragged],
+    valid_tokens: Mapping[str, Ragged] | None,
+    *,
+    train: TrainConfig,
+    seed: int,
+    collective: Collective,
+    arithmetic: Arithmetic,
+) -> Task:
+    """The task of a model, over this worker's share of the data."""
+    settings = TaskSettings(seed, train.label_smoothing, train.micro_batch_tokens, arithmetic)
+    if valid_tokens is not None and any(not column.num_tokens for column in valid_tokens.values()):
+        valid_tokens = None
+    if isinstance(model, LanguageModel):
+        return _language_model_task(model, train_tokens, valid_tokens, train, settings, collective)
+    return _seq2seq_task(model, train_tokens, valid_tokens, train, settings, collective)
+
+
+def _language_model_task(
+    model: LanguageModel,
+    train_tokens: Mapping[str, Ragged],
+    valid_tokens: Mapping[str, Ragged] | None,
+    train: TrainConfig,
+    settings: TaskSettings,
+    collective: Collective,
+) -> LanguageModelTask:
+    def batches(tokens: Ragged, lanes: int, seed: int) -> LmBatches:
+        return LmBatches(
+            tokens,
+            lanes=lanes,
+            bptt_length=train.bptt_length,
+            seed=seed,
+            rank=collective.rank,
+            world_size=collective.world_size,
+        )
+
+    valid = valid_tokens["text"] if valid_tokens else None
+    # A single token cannot be laid out as a lane.
+    has_valid = valid is not None and valid.num_tokens > 1
+    return LanguageModelTask(
+        model,
+        batches(train_tokens["text"], train.lanes, settings.seed),
+        batches(valid, valid_lanes(valid.num_tokens, train.bptt_length), 0) if valid and has_valid else None,
+        settings,
+        num_lanes=train.lanes,
+        num_valid_tokens=valid.num_tokens if valid and has_valid else 0,
+    )
+
+
+def _seq2seq_task(
+    model: Seq2Seq,
+    train_tokens: Mapping[str, Ragged],
+    valid_tokens: Mapping[str, Ragged] | None,
+    train: TrainConfig,
+    settings: TaskSettings,
+    collective: Collective,
+) -> Seq2SeqTask:
+    def batches(tokens: Mapping[str, Ragged], seed: int) -> PairBatches:
+        return PairBatches(
+            tokens["source"],
+            tokens["target"],
+            batch_tokens=train.batch_tokens,
+            seed=seed,
+            rank=collective.rank,
+            world_size=collective.world_size,
+        )
+
+    target = valid_tokens["target"] if valid_tokens else None
+    return Seq2SeqTask(
+        model,
+        batches(train_tokens, settings.seed),
+        batches(valid_tokens, 0) if valid_tokens else None,
+        settings,
+        num_valid_tokens=target.num_tokens + len(target) if target else 0,
+    )
+
+
+def first_state(train: TrainConfig, steps_per_epoch: int) -> TrainingState:
+    """Where a training starts: its planned steps, and from them how often it validates and logs."""
+    steps = train.max_steps or max(1, math.ceil(train.epochs * steps_per_epoch))
+    is_timed = train.max_minutes is not None
+    return TrainingState(
+        plan=Plan(steps),
+        max_steps=steps,
+        validate_every=validation_interval(train, steps_per_epoch, steps),
+        stride=None if is_timed else MetricStride.for_steps(steps).stride,
+    )

@@ -1,0 +1,274 @@
+"""Checkpoints: everything that a training needs to go on as if it had never stopped.
+
+A checkpoint is a folder:
+
+    model.safetensors       weights by name
+    ema.safetensors         averaged weights, where there are any
+    optimizer.safetensors   moments, `PARAMETER/MOMENT`
+    carry.safetensors       hidden states of all lanes
+    history.safetensors     the row of each step
+    state.json              where the training stands, and what computed it
+    checkpoint.json         sizes and SHA-256 of the files above; written last
+
+A folder whose `checkpoint.json` is missing or does not fit its files is no checkpoint. Nothing in it is executed when it
+is read: there are no pickles.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from rnnlm.errors import RnnlmError
+from rnnlm.storage import sha256_file
+from rnnlm.training.state import TrainingRun, TrainingState
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+
+
+class CorruptCheckpoint(RnnlmError):
+    """A folder that is no complete checkpoint, or whose files are not what was written."""
+
+
+def save_checkpoint(folder: Path, run: TrainingRun) -> None:
+    """Save a run between two steps. Collective: every worker calls it, worker 0 writes.
+
+    Args:
+        folder: made if need be; an older checkpoint in it is replaced.
+        run: as it is after a step's report.
+
+    Raises:
+        RnnlmError: a weight, an average or a moment is not finite, or the disk refuses.
+    """
+    run.measurements.pull()
+    carried = run.task.carried(run.collective)
+    if run.collective.rank != 0:
+        return
+    files = _tensors(run, carried)
+    for name in ("model", "ema", "optimizer"):
+        _refuse_non_finite(files.get(name, {}), run.state.step)
+    try:
+        _write(folder, files, _describe(run))
+    except OSError as error:
+        raise RnnlmError(f"{folder}: the checkpoint cannot be written: {error}") from error
+
+
+def load_checkpoint(folder: Path, run: TrainingRun) -> tuple[str, ...]:
+    """Take a run, new from `build_run`, to where a checkpoint stands. Every worker does so.
+
+    Returns:
+        What now differs from what computed the checkpoint (threads, release of torch, number of workers), a line each.
+        With any of them the training goes on over the same samples, but not bit by bit as it would have.
+
+    Raises:
+        CorruptCheckpoint: see there.
+        RnnlmError: the checkpoint is of another model, another optimizer or another seed.
+    """
+    _verify(folder)
+    described = read_state(folder, verify=False)
+    expected = {"seed": run.seed, "optimizer": type(run.optimizer).__name__}
+    for name, value in expected.items():
+        if described[name] != value:
+            raise RnnlmError(f"{folder}: the checkpoint has {name} {described[name]}, this training {value}")
+    parameters = run.named_parameters()
+    _copy(folder, "model", parameters)
+    if run.average is not None:
+        averages = run.average.tensors()
+        _copy(folder, "ema", averages)
+        run.average.load(averages, described["ema_updates"])
+    _load_optimizer(folder, run, parameters)
+    run.task.load_carried(_read(folder, "carry"))
+    run.history.load(_read(folder, "history"), described["validations"])
+    run.state = TrainingState.from_plain(described["state"])
+    now = _environment(run)
+    then = described["environment"]
+    return tuple(f"{name} was {then.get(name)}, now is {now[name]}" for name in now if then.get(name) != now[name])
+
+
+def newest_valid(folders: Iterable[Path]) -> Path | None:
+    """Of some folders the checkpoint with the most steps; torn and corrupt ones are passed over."""
+    found = []
+    for folder in folders:
+        with contextlib.suppress(CorruptCheckpoint):
+            found.append((int(read_state(folder, verify=False)["state"]["step"]), folder))
+    for _, folder in sorted(found, reverse=True):
+        with contextlib.suppress(CorruptCheckpoint):
+            _verify(folder)
+            return folder
+    return None
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights that were validated: averaged ones where there are any. Verified.
+
+    Raises:
+        CorruptCheckpoint: see there.
+    """
+    _verify(folder)
+    return _read(folder, "ema") or _read(folder, "model")
+
+
+def read_state(folder: Path, *, verify: bool = True) -> dict[str, Any]:
+    """What `state.json` says: `state` with `step`, `best` and the plan, `environment`, `seed`, `validations`.
+
+    Raises:
+        CorruptCheckpoint: see there.
+    """
+    if verify:
+        _verify(folder)
+    try:
+        described = json.loads((folder / "state.json").read_text("utf-8"))
+        found = described["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(f"{folder}: state.json cannot be read: {error}") from None
+    if found != FORMAT:
+        raise RnnlmError(f"{folder}: checkpoints of format {found} are not read by this release, which knows {FORMAT}")
+    return dict(described)
+
+
+def read_history(folder: Path) -> dict[str, list[float]]:
+    """The series of the training, column by column; its validations are in `read_state`.
+
+    Raises:
+        CorruptCheckpoint: see there.
+    """
+    _verify(folder)
+    return {name: tensor.tolist() for name, tensor in _read(folder, "history").items()}
+
+
+def _tensors(run: TrainingRun, carried: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file, on the CPU."""
+    parameters = run.named_parameters()
+    moments = {
+        f"{name}/{key}": value
+        for name, parameter in parameters.items()
+        for key, value in run.optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+    files: dict[str, Mapping[str, Tensor]] = {
+        "model": parameters,
+        "optimizer": moments,
+        "carry": carried,
+        "history": run.history.tensors(),
+    }
+    if run.average is not None:
+        files["ema"] = run.average.tensors()
+    return {
+        file: {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        for file, tensors in files.items()
+    }
+
+
+def _describe(run: TrainingRun) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "seed": run.seed,
+        "optimizer": type(run.optimizer).__name__,
+        "state": run.state.plain(),
+        "steps_per_epoch": run.task.steps_per_epoch(),
+        "ema_updates": run.average.num_updates if run.average else 0,
+        "validations": run.history.validations,
+        "environment": _environment(run),
+    }
+
+
+def _environment(run: TrainingRun) -> dict[str, Any]:
+    """What decides about the last bits."""
+    return {
+        "torch": torch.__version__,
+        "device": run.arithmetic.device.type,
+        "precision": run.arithmetic.precision,
+        "threads": torch.get_num_threads(),
+        "workers": run.collective.world_size,
+    }
+
+
+def _refuse_non_finite(tensors: Mapping[str, Tensor], step: int) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise RnnlmError(f"step {step} is not saved: {name} has values that are not finite")
+
+
+def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], described: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    # From here on the folder is no checkpoint, until the manifest is back.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    for name, tensors in files.items():
+        safetensors.torch.save_file(dict(tensors), folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps(described, indent=1), "utf-8")
+    written = [*(f"{name}.safetensors" for name in files), "state.json"]
+    manifest = {
+        "format": FORMAT,
+        "files": {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in written
+        },
+    }
+    for name in written:
+        _flush(folder / name)
+    temporary = folder / f"{MANIFEST}.tmp"
+    temporary.write_text(json.dumps(manifest, indent=1), "utf-8")
+    _flush(temporary)
+    temporary.replace(folder / MANIFEST)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _verify(folder: Path) -> None:
+    """Compare all files with the manifest.
+
+    Raises:
+        CorruptCheckpoint: one of them does not fit.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        for name, expected in files.items():
+            path = folder / name
+            if path.stat().st_size != expected["bytes"] or sha256_file(path) != expected["sha256"]:
+                raise CorruptCheckpoint(f"{path}: is not what was written")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptCheckpoint(f"{folder}: is not a complete checkpoint: {error}") from None
+
+
+def _read(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of a file; none where there is no such file."""
+    path = folder / f"{name}.safetensors"
+    return dict(safetensors.torch.load_file(path)) if path.exists() else {}
+
+
+@torch.no_grad()
+def _copy(folder: Path, name: str, targets: Mapping[str, Tensor]) -> None:
+    """Overwrite tensors with those of a file."""
+    tensors = _read(folder, name)
+    for key in targets.keys() | tensors.keys():
+        there = tuple(tensors[key].shape) if key in tensors else None
+        here = tuple(targets[key].shape) if key in targets else None
+        if there != here:
+            raise RnnlmError(
+                f"{folder}: the checkpoint is of another model: {key} has shape {there} in {name}, {here} here"
+            )
+    for key, target in targets.items():
+        target.copy_(tensors[key])
+
+
+def _load_optimizer(folder: Path, run: TrainingRun, parameters: Mapping[str, nn.Parameter]) -> None:
+    for name, tensor in _read(folder, "optimizer").items():
+        owner, _, key = name.rpartition("/")
+        parameter = parameters[owner]
+        # A copy, as these tensors lie in the file's memory.
+        run.optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)

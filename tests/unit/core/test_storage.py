@@ -1,0 +1,149 @@
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from rnnlm.errors import RnnlmError, UnreachableError, UsageError
+from rnnlm.storage import Store, cache_folder, sha256_file, sha256_tree
+
+
+@pytest.fixture(params=["local", "remote"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A local folder, and the same through `pyarrow.fs` as any other URI would go."""
+    monkeypatch.setenv("RNNLM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "base").mkdir()
+    if request.param == "local":
+        return Store(str(tmp_path / "base"))
+    from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+    remote = Store("s3://bucket/folder")
+    filesystem = SubTreeFileSystem(str(tmp_path / "base"), LocalFileSystem())
+    for folder in ("folder", "folder/a", "folder/tree", "folder/tree/deep"):
+        filesystem.create_dir(folder)
+    remote._remote = (filesystem, "folder")
+    return remote
+
+
+def test_write_read_list_delete(store: Store) -> None:
+    store.write_bytes("a/x.bin", b"one")
+    store.write_bytes("a/x.bin", b"two")
+    store.write_json("b.json", {"k": ["ü", 1]})
+    assert store.read_bytes("a/x.bin") == b"two"
+    assert store.read_json("b.json") == {"k": ["ü", 1]}
+    assert store.list() == ["a/x.bin", "b.json"]
+    assert store.list("a") == ["a/x.bin"]
+    assert store.list("nowhere") == []
+    assert store.exists("a/x.bin")
+    assert not store.exists("a/y.bin")
+    assert store.size_bytes() == 3 + len(store.read_bytes("b.json"))
+    store.delete("b.json")
+    store.delete("b.json")
+    store.delete("a")
+    assert store.list() == []
+
+
+def test_create_is_exclusive(store: Store) -> None:
+    assert store.create("lock", b"mine")
+    assert not store.create("lock", b"yours")
+    assert store.read_bytes("lock") == b"mine"
+
+
+def test_upload_and_fetch_a_tree(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "one.txt").write_text("1")
+    (source / "deep" / "two.txt").write_text("2")
+    store.upload(source, "tree")
+    store.upload(source / "one.txt", "alone.txt")
+    assert store.list() == ["alone.txt", "tree/deep/two.txt", "tree/one.txt"]
+    for _ in range(2):
+        fetched = store.fetch("tree")
+        assert sha256_tree(fetched) == sha256_tree(source)
+    assert store.fetch("alone.txt").read_text() == "1"
+
+
+def test_what_is_not_there(store: Store) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read_bytes("absent")
+    with pytest.raises(FileNotFoundError):
+        store.fetch("absent")
+
+
+def test_bad_json_names_the_file(store: Store) -> None:
+    store.write_bytes("bad.json", b"{")
+    with pytest.raises(RnnlmError, match="bad.json: not valid JSON"):
+        store.read_json("bad.json")
+
+
+def test_probe_leaves_nothing_behind(store: Store) -> None:
+    store.check_writable()
+    assert store.list() == []
+
+
+def test_places(tmp_path: Path) -> None:
+    local = Store(f"file://{tmp_path}")
+    assert local == Store(str(tmp_path) + "/")
+    assert local.local("x") == tmp_path / "x"
+    assert local.child("a", "b").uri == f"{tmp_path}/a/b"
+    assert local.path("f") == f"{tmp_path}/f"
+    assert Store("s3://bucket/a").local() is None
+    assert pickle.loads(pickle.dumps(local)) == local
+    assert len({local, Store(str(tmp_path))}) == 1
+    assert "Store(" in repr(local)
+    with pytest.raises(UsageError, match="absolute path or a URI"):
+        Store("relative/path")
+    with pytest.raises(UsageError, match="no filesystem"):
+        Store("nonsense://host/path").read_bytes("x")
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UnreachableError, match="store"):
+        Store(str(tmp_path / "file")).write_bytes("x", b"")
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    store.write_bytes("x", b"old")
+
+    def broken(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(UnreachableError, match="No space left"):
+        store.write_bytes("x", b"new")
+    assert store.read_bytes("x") == b"old"
+    assert store.list() == ["x"]
+
+
+def _race(folder: str, results: "multiprocessing.Queue[bool]") -> None:
+    results.put(Store(folder).create("lock", str(os.getpid()).encode()))
+
+
+def test_only_one_process_creates(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    results: multiprocessing.Queue[bool] = context.Queue()
+    processes = [context.Process(target=_race, args=(str(tmp_path), results)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    wins = [results.get(timeout=20) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sum(wins) == 1
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RNNLM_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("RNNLM_CACHE")
+    assert "rnnlm-cache" in cache_folder().name
+
+
+def test_digests(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a").startswith("ba7816bf")
+    before = sha256_tree(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert sha256_tree(tmp_path) != before

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnnlm.data.permutation import permutation, random_bits
+from rnnlm.data.ragged import Ragged, concatenated_ranges
+
+ROWS = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=8)
+
+
+def listed(tokens):
+    return [tokens[row].tolist() for row in range(len(tokens))]
+
+
+@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None)
+@given(ROWS)
+def test_rows_come_back(rows):
+    tokens = Ragged.from_rows(rows)
+    assert tokens.values.dtype == np.int32
+    assert tokens.offsets.dtype == np.int64
+    assert listed(tokens) == rows
+    assert tokens.lengths.tolist() == [len(row) for row in rows]
+    assert tokens.num_tokens == sum(map(len, rows))
+
+
+@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None)
+@given(st.lists(ROWS, max_size=4))
+def test_concatenate(parts):
+    joined = Ragged.concatenate([Ragged.from_rows(rows) for rows in parts])
+    assert listed(joined) == [row for rows in parts for row in rows]
+
+
+@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None)
+@given(ROWS, st.data())
+def test_slice_and_gather(rows, data):
+    tokens = Ragged.from_rows(rows)
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, len(rows)))
+    part = tokens.slice(start, stop)
+    assert listed(part) == rows[start:stop]
+    assert listed(Ragged.concatenate([part, part])) == rows[start:stop] * 2
+    some = np.array(data.draw(st.lists(st.integers(0, len(rows) - 1))) if rows else [], np.int64)
+    assert tokens.gather(some).tolist() == [token for row in some for token in rows[row]]
+
+
+def test_single_part_is_not_copied():
+    tokens = Ragged.from_rows([[1, 2]])
+    assert Ragged.concatenate([tokens]) is tokens
+
+
+def test_rows_from_the_end_and_beyond():
+    tokens = Ragged.from_rows([[1], [2, 3]])
+    assert tokens[-1].tolist() == [2, 3]
+    with pytest.raises(IndexError, match="row 2 of 2"):
+        tokens[2]
+
+
+def test_concatenated_ranges():
+    ranges = concatenated_ranges(np.array([5, 0, 2]), np.array([2, 0, 3]))
+    assert ranges.tolist() == [5, 6, 2, 3, 4]
+
+
+def test_permutations_stay_the_same_for_ever():
+    assert permutation(10, 1, 2, 3).tolist() == [8, 1, 9, 3, 7, 5, 2, 0, 4, 6]
+    assert random_bits(1, 0, 0, 1).tolist() == [8286993518594409552]
+    assert sorted(permutation(1000, 5).tolist()) == list(range(1000))

@@ -1,0 +1,148 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from rnnlm.models.language_model import LanguageModel
+from rnnlm.nn.dropout import MaskContext
+from rnnlm.nn.state import State
+
+DROPOUT = {"embedding_dropout": 0.1, "input_dropout": 0.2, "hidden_dropout": 0.3, "output_dropout": 0.2}
+
+
+def _model(**changes) -> LanguageModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "cell": "lstm", "embedding_size": 6, "hidden_size": 8, "num_layers": 2}
+    return LanguageModel(**{**sizes, "tie_embeddings": True, **DROPOUT, **changes})
+
+
+def _window(rows: int = 4, length: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, 20, (rows, length + 1), generator=generator)
+    return tokens[:, :-1], tokens[:, 1:].clone()
+
+
+@pytest.fixture(params=itertools.product(["elman", "lstm"], [True, False], [1, 3]))
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    cell, tie, layers = request.param
+    return _model(cell=cell, tie_embeddings=tie, num_layers=layers)
+
+
+def test_steps_windows_and_token_nats_agree(model: LanguageModel) -> None:
+    inputs, targets = _window()
+    state = model.init_state(4).map(torch.randn_like)
+    _, nats, after = model.loss(inputs, targets, state)
+    by_token, _ = model.token_nats(inputs, targets, state)
+    torch.testing.assert_close(by_token.sum(dtype=torch.float64), nats)
+
+    stepped, steps = state, []
+    for t in range(inputs.shape[1]):
+        logits, stepped = model.step(inputs[:, t], stepped)
+        steps.append(torch.nn.functional.cross_entropy(logits, targets[:, t], reduction="none"))
+    torch.testing.assert_close(torch.stack(steps, 1), by_token, rtol=1e-5, atol=1e-5)
+    for name in after:
+        torch.testing.assert_close(stepped[name], after[name], rtol=1e-5, atol=1e-6)
+
+    first, between = model.token_nats(inputs[:, :3], targets[:, :3], state)
+    second, _ = model.token_nats(inputs[:, 3:], targets[:, 3:], between)
+    torch.testing.assert_close(torch.cat([first, second], 1), by_token, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_has_no_loss_and_no_gradient() -> None:
+    model = _model()
+    inputs, targets = _window()
+    targets[:, 5:] = 0
+    targets[2] = 0
+    longer, _, _ = model.loss(inputs, targets, model.init_state(4))
+    gradients = torch.autograd.grad(longer, list(model.parameters()))
+    rows = torch.tensor([0, 1, 3])
+    shorter, _, _ = model.loss(inputs[rows, :5], targets[rows, :5], model.init_state(3))
+    torch.testing.assert_close(longer, shorter)
+    for left, right in zip(gradients, torch.autograd.grad(shorter, list(model.parameters())), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
+    by_token, _ = model.token_nats(inputs, targets, model.init_state(4))
+    assert ((by_token > 0) == (targets != 0)).all()
+
+
+def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole() -> None:
+    model = _model().double()
+    inputs, targets = _window(6)
+    targets[1, 4:] = 0
+
+    def gradient(pieces: list[torch.Tensor]) -> list[torch.Tensor]:
+        model.zero_grad()
+        for rows in pieces:
+            masks = MaskContext(3, 9, rows + 100)
+            state = model.init_state(rows.numel())
+            objective, _, _ = model.loss(inputs[rows], targets[rows], state, masks=masks, label_smoothing=0.1)
+            (objective / 40).backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    whole = gradient([torch.arange(6)])
+    for left, right in zip(gradient([torch.tensor([4, 0]), torch.tensor([1, 2, 3, 5])]), whole, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
+    assert all((tensor != 0).any() for tensor in whole)
+
+
+def test_dropout_depends_on_step_and_row_only_and_not_on_the_mode() -> None:
+    model = _model()
+    inputs, _ = _window()
+    state = model.init_state(4)
+    masks = MaskContext(0, 1, torch.arange(4))
+    dropped, _ = model(inputs, state, masks)
+    again, _ = model.eval()(inputs, state, masks)
+    other, _ = model(inputs, state, MaskContext(0, 2, torch.arange(4)))
+    undropped, _ = model(inputs, state)
+    assert torch.equal(dropped, again)
+    assert not torch.allclose(dropped, other)
+    assert not torch.allclose(dropped, undropped)
+
+
+def test_uniform_model_has_the_perplexity_of_its_vocabulary() -> None:
+    model = _model()
+    with torch.no_grad():
+        model.embedding.weight.zero_()
+    inputs, targets = _window()
+    _, nats, _ = model.loss(inputs, targets, model.init_state(4))
+    assert math.exp(nats / targets.numel()) == pytest.approx(20, rel=1e-6)
+
+
+def test_fresh_model_is_nearly_uniform() -> None:
+    model = _model(vocab_size=200, embedding_size=64, hidden_size=64)
+    inputs, targets = _window()
+    _, nats, _ = model.loss(inputs, targets, model.init_state(4))
+    assert math.exp(nats / targets.numel()) == pytest.approx(200, rel=0.15)
+
+
+def test_smoothing_changes_the_objective_not_the_nats() -> None:
+    model = _model()
+    inputs, targets = _window()
+    objective, nats, _ = model.loss(inputs, targets, model.init_state(4), label_smoothing=0.2)
+    plain, same, _ = model.loss(inputs, targets, model.init_state(4))
+    assert torch.equal(nats, same)
+    assert not nats.requires_grad
+    assert nats.dtype == torch.float64
+    torch.testing.assert_close(plain.double(), nats)
+    assert objective != plain
+
+
+def test_empty_share_has_zero_gradients() -> None:
+    model = _model()
+    empty = torch.zeros(0, 7, dtype=torch.int64)
+    objective, nats, state = model.loss(empty, empty, model.init_state(0))
+    objective.backward()
+    assert nats == 0
+    assert state.num_rows == 0
+    assert all((parameter.grad == 0).all() for parameter in model.parameters())
+
+
+def test_state_is_saved_selected_and_restored() -> None:
+    model = _model()
+    inputs, targets = _window()
+    _, _, state = model.loss(inputs, targets, model.init_state(4))
+    restored = State.from_tensors(state.detach().tensors())
+    rows = torch.tensor([2, 0])
+    expected, _ = model.token_nats(inputs, targets, state)
+    got, _ = model.token_nats(inputs[rows], targets[rows], restored.select(rows))
+    torch.testing.assert_close(got, expected[rows], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,181 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from rnnlm.models.seq2seq import Seq2Seq
+from rnnlm.nn.dropout import MaskContext
+from rnnlm.nn.state import State
+
+Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _model(**changes) -> Seq2Seq:
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": 20,
+        "cell": "lstm",
+        "embedding_size": 6,
+        "hidden_size": 7,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "attention": "dot",
+        "copy_source": True,
+        "share_embeddings": True,
+        "tie_embeddings": True,
+        "dropout": 0.2,
+    }
+    return Seq2Seq(**{**settings, **changes})
+
+
+def _pairs(rows: int = 5, source: int = 6, target: int = 7) -> Pairs:
+    """Random pairs of differing lengths; the first row has no padding."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(2, source + 1, (rows,), generator=generator).index_fill_(0, torch.tensor([0]), source)
+    ends = torch.randint(2, target + 1, (rows,), generator=generator).index_fill_(0, torch.tensor([0]), target)
+    sources = torch.randint(2, 20, (rows, source), generator=generator)
+    tokens = torch.randint(2, 20, (rows, target), generator=generator)
+    at = torch.arange(rows)
+    sources[at, lengths - 1] = 1
+    tokens[at, ends - 1] = 1
+    sources.masked_fill_(torch.arange(source) >= lengths[:, None], 0)
+    tokens.masked_fill_(torch.arange(target) >= ends[:, None], 0)
+    return sources, lengths, tokens.roll(1, 1).index_fill_(1, torch.tensor([0]), 1), tokens
+
+
+def _repeat(pairs: Pairs, rows: torch.Tensor) -> Pairs:
+    sources, lengths, inputs, targets = (tensor[rows] for tensor in pairs)
+    longest, end = int(lengths.max()), int((targets != 0).sum(1).max())
+    return sources[:, :longest], lengths, inputs[:, :end], targets[:, :end]
+
+
+VARIANTS = [
+    {"attention": "dot"},
+    {"attention": "additive", "cell": "elman"},
+    {"attention": "none", "copy_source": False, "tie_embeddings": False, "share_embeddings": False},
+    {"attention": "dot", "copy_source": False, "decoder_layers": 1, "encoder_layers": 2},
+    {"attention": "additive", "decoder_layers": 3, "hidden_size": 8},
+]
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def model(request: pytest.FixtureRequest) -> Seq2Seq:
+    return _model(**request.param)
+
+
+def test_steps_equal_the_whole_target(model: Seq2Seq) -> None:
+    sources, lengths, inputs, targets = pairs = _pairs()
+    by_token = model.token_nats(*pairs)
+    _, nats = model.loss(*pairs)
+    torch.testing.assert_close(by_token.sum(dtype=torch.float64), nats)
+    memory = model.encode(sources, lengths)
+    state = model.init_state(memory)
+    for t in range(inputs.shape[1]):
+        log_probs, state = model.step(inputs[:, t], state, memory)
+        torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(5))
+        expected = -log_probs.gather(1, targets[:, t : t + 1])[:, 0] * (targets[:, t] != 0)
+        torch.testing.assert_close(by_token[:, t], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_row_alone_equals_row_in_a_batch_with_dropout(model: Seq2Seq) -> None:
+    model = model.double()
+    pairs = _pairs()
+    rows = torch.arange(5) + 40
+    separate = [
+        model.loss(*_repeat(pairs, torch.tensor([row])), masks=MaskContext(0, 3, rows[row : row + 1]))[0]
+        for row in range(5)
+    ]
+    together, _ = model.loss(*pairs, masks=MaskContext(0, 3, rows))
+    torch.testing.assert_close(torch.stack(separate).sum(), together)
+    without, _ = model.loss(*pairs)
+    assert not torch.isclose(together, without)
+
+
+def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole(model: Seq2Seq) -> None:
+    model = model.double()
+    pairs = _pairs()
+
+    def gradient(pieces: list[list[int]]) -> list[torch.Tensor]:
+        model.zero_grad()
+        for piece in pieces:
+            rows = torch.tensor(piece)
+            objective, _ = model.loss(*_repeat(pairs, rows), masks=MaskContext(3, 9, rows), label_smoothing=0.1)
+            (objective / 30).backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    whole = gradient([[0, 1, 2, 3, 4]])
+    for left, right in zip(gradient([[3], [4, 0], [1, 2]]), whole, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
+    assert all((tensor != 0).any() for tensor in whole)
+
+
+def test_prediction_is_causal(model: Seq2Seq) -> None:
+    sources, lengths, inputs, targets = _pairs(1)
+    changed = inputs.clone()
+    changed[:, 4:] = 2 + (changed[:, 4:] + 5) % 18
+    before, after = (
+        model.token_nats(sources, lengths, inputs, targets),
+        model.token_nats(sources, lengths, changed, targets),
+    )
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_memory_and_state_are_selected_by_rows(model: Seq2Seq) -> None:
+    sources, lengths, inputs, _ = _pairs()
+    memory = model.encode(sources, lengths)
+    state = model.init_state(memory)
+    expected, _ = model.step(inputs[:, 0], state, memory)
+    rows = torch.tensor([3, 1])
+    got, after = model.step(inputs[rows, 0], State.from_tensors(state.tensors()).select(rows), memory.select(rows))
+    torch.testing.assert_close(got, expected[rows], rtol=1e-5, atol=1e-5)
+    assert set(after) == set(state)
+
+
+def test_beams_of_a_source_share_its_memory(model: Seq2Seq) -> None:
+    sources, lengths, inputs, _ = _pairs()
+    memory = model.encode(sources, lengths)
+    rows = torch.arange(5).repeat_interleave(3)
+    state = model.init_state(memory).select(rows).map(torch.randn_like)
+    tokens = torch.arange(15) + 2
+    shared, _ = model.step(tokens, state, memory)
+    copied, _ = model.step(tokens, state, memory.select(rows))
+    torch.testing.assert_close(shared, copied, rtol=1e-5, atol=1e-5)
+
+
+def test_state_and_gradient_are_finite_in_bf16_autocast() -> None:
+    model = _model()
+    with torch.autocast("cpu", torch.bfloat16):
+        objective, _ = model.loss(*_pairs(), masks=MaskContext(0, 0, torch.arange(5)))
+    objective.backward()
+    exact, _ = model.loss(*_pairs(), masks=MaskContext(0, 0, torch.arange(5)))
+    torch.testing.assert_close(objective, exact, rtol=0.02, atol=0)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_uniform_model_has_the_perplexity_of_its_vocabulary() -> None:
+    model = _model(copy_source=False)
+    with torch.no_grad():
+        model.target_embedding.weight.zero_()
+    pairs = _pairs()
+    _, nats = model.loss(*pairs)
+    assert math.exp(nats / (pairs[3] != 0).sum()) == pytest.approx(20, rel=1e-6)
+
+
+def test_empty_share_has_zero_gradients() -> None:
+    model = _model()
+    empty = torch.zeros(0, 3, dtype=torch.int64)
+    objective, nats = model.loss(empty, torch.zeros(0, dtype=torch.int64), empty, empty)
+    objective.backward()
+    assert nats == 0
+    assert all((parameter.grad == 0).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("share", "tie"), itertools.product([True, False], repeat=2))
+def test_tables_are_shared_as_told(share: bool, tie: bool) -> None:
+    model = _model(share_embeddings=share, tie_embeddings=tie)
+    assert (model.source_embedding is model.target_embedding) == share
+    assert (model.output_weight is model.target_embedding.weight) == tie
+    tables = sum(tensor.shape == (20, 6) for tensor in model.state_dict().values())
+    assert tables == 1 + (not share) + (not tie)
