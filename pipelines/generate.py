@@ -4,8 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rnnlm import cli, generation
-from rnnlm.stage import Surroundings
+from rnnlm import cli
+from rnnlm.console import Console
+from rnnlm.interrupts import Interrupts
+from rnnlm.stages import generate
+from rnnlm.stages.context import Surroundings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,14 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def start(arguments: argparse.Namespace) -> int:
         options = cli.read_options(arguments)
-        request = generation.request(
+        request = generate.request(
             arguments.model, arguments.input, arguments.output, arguments.overrides, options.base
         )
         if arguments.check:
-            return cli.execute_check("generate", arguments.json, lambda: generation.check(request, options))
+            quiet = Surroundings(options, Console(), Interrupts())
+            return cli.execute_check("generate", arguments.json, lambda: generate.check(request, quiet))
         return cli.execute(
             "generate", arguments.json, options, lambda *seen: Surroundings(options, *seen),
-            lambda where: generation.run(request, where),
+            lambda where: generate.run(request, where),
         )  # fmt: skip
 
     return cli.guarded("generate", parser(), start, argv)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rnnlm import experiment as experiments
@@ -32,6 +33,8 @@ _FLOPS_PER_SECOND = 2e10
 _WANTED_EPOCHS = 12
 """Passes over the data that the size of the model should leave time for."""
 _HIDDEN_SIZES = (512, 384, 256, 192, 128)
+_ONE_THREAD_SIZE = 256
+"""Up to this hidden size a step is too short for a second thread to help; where other programs run, it hurts a lot."""
 
 
 def fit(
@@ -73,7 +76,12 @@ def fit(
         vocab_size=settings.vocab_size,
         min_frequency=settings.min_frequency,
     )
-    return _train(experiment, tokenizer, _tokens(train, tokenizer, experiment), _tokens(valid, tokenizer, experiment))
+    columns = [_tokens(part, tokenizer, experiment) for part in (train, valid)]
+    threads = torch.get_num_threads()
+    try:
+        return _train(experiment, tokenizer, *columns)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def load(path: str | Path) -> Generator:
@@ -140,6 +148,7 @@ def _experiment(
             "model": {"embedding_size": hidden_size, "hidden_size": hidden_size},
             "train": {"batch_tokens": batch_tokens},
         }
+    parts["compute"] = {"threads": 1 if hidden_size <= _ONE_THREAD_SIZE else None}
     parts["train"] |= {"max_minutes": minutes, "epochs": 60.0, "patience": 6}
     parts["model"]["kind"] = "language_model" if task == "text" else "seq2seq"
     values = {

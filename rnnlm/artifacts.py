@@ -11,6 +11,10 @@ from rnnlm.errors import RnnlmError
 from rnnlm.storage import Store
 
 RECORD_FILE = "artifact.json"
+CORPUS_FOLDER = "corpus"
+"""Where a record of ingest keeps the corpus."""
+TOKENS_FOLDER = "tokens"
+"""Where a record of tokenize_corpus keeps tokenizer and token files."""
 FORMAT_NUMBERS = {"ingest": 1, "tokenize_corpus": 1, "train": 1, "tune": 1, "evaluate": 1, "register": 1}
 """The number of each stage's output format. A change that makes old outputs unreadable raises it."""
 
@@ -25,7 +29,8 @@ class Record:
         digest: identity: SHA-256 over settings, inputs and format number.
         settings: this stage's part of the experiment.
         inputs: name of each input to its digest.
-        outputs: names to paths relative to the record's folder, counts and figures.
+        files: names to paths relative to the record's folder.
+        outputs: counts, settings and figures.
         run_id: its MLflow run, if it has one.
         seconds: wall time of the work.
         created: time of the record, ISO 8601 in UTC.
@@ -38,6 +43,7 @@ class Record:
     digest: str
     settings: dict[str, Any]
     inputs: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     seconds: float = 0.0
@@ -63,11 +69,7 @@ def folder(store: Store, experiment: str, stage: str, record_digest: str) -> Sto
 
 
 def write_record(store: Store, record: Record) -> Record:
-    """Commit a stage's work by writing its record, last.
-
-    Args:
-        store: the folder that the stage wrote into.
-    """
+    """Commit a stage's work by writing its record, last, into the folder that the stage wrote into."""
     values = asdict(record) | {"created": now(), "format_number": FORMAT_NUMBERS[record.stage]}
     values["commit"] = record.commit or git_commit()
     values.pop("uri")
@@ -93,7 +95,7 @@ def read_record(store: Store) -> Record | None:
 
 def records(store: Store, experiment: str, stage: str) -> list[Record]:
     """All records of a stage of an experiment, newest first."""
-    names = [name for name in store.list(f"experiments/{experiment}") if name.endswith(f"/{RECORD_FILE}")]
+    names = [name for name in store.files(f"experiments/{experiment}") if name.endswith(f"/{RECORD_FILE}")]
     found = []
     for name in names:
         parts = name.split("/")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rnnlm import artifacts
-from rnnlm.artifacts import Record
+from rnnlm.artifacts import CORPUS_FOLDER, TOKENS_FOLDER, Record
 from rnnlm.data import corpus, shards
 from rnnlm.data.ragged import Ragged
 from rnnlm.decoding.config import DecodeConfig
@@ -25,8 +25,6 @@ from rnnlm.text.config import NormalizeConfig
 from rnnlm.text.tokenizer import Tokenizer
 from rnnlm.training.checkpoint import read_weights
 
-CORPUS_FOLDER = "corpus"
-TOKENS_FOLDER = "tokens"
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -55,7 +53,7 @@ class Lineage:
 
     def checkpoint(self) -> Path:
         """A local folder with the training's best checkpoint."""
-        return self.train.store.fetch(self.train.outputs["checkpoint"])
+        return self.train.store.fetch(self.train.files["checkpoint"])
 
     def has_split(self, split: str) -> bool:
         """Whether the corpus has rows of a split."""
@@ -148,20 +146,28 @@ def evaluate_split(
     """
     rows = list(origin.rows(split))
     if not rows:
-        raise UsageError(f"{origin.train.experiment}: the corpus has no {split} split; give data.{split} or a share for it")
+        raise UsageError(
+            f"{origin.train.experiment}: the corpus has no {split} split; give data.{split} or a share for it"
+        )
     train_rows = origin.rows("train") if baselines else None
     if generator.task != "text":
         return evaluation.evaluate_pairs(
-            generator, rows, settings=settings, decode=generator.decode, split=split, train_rows=train_rows, progress=progress
+            generator,
+            rows,
+            settings=settings,
+            decode=generator.decode,
+            split=split,
+            train_rows=train_rows,
+            progress=progress,
         )
     own = tokenizer_of(origin.tokens_store).digest == generator.tokenizer.digest
     return evaluation.evaluate_text(
         generator,
         rows,
-        origin.tokens_of(split)["tokens"] if own else None,
+        origin.tokens_of(split)["text"] if own else None,
         settings=settings,
         split=split,
-        train_tokens=origin.tokens_of("train")["tokens"] if own and baselines else None,
+        train_tokens=origin.tokens_of("train")["text"] if own and baselines else None,
         train_rows=train_rows,
         progress=progress,
     )

@@ -143,7 +143,7 @@ class Store:
                 return False
         return True
 
-    def list(self, prefix: str = "") -> list[str]:
+    def files(self, prefix: str = "") -> list[str]:
         """The files below a folder of the store, as sorted names relative to the store."""
         if self._folder is not None:
             top = self._folder / prefix
@@ -207,7 +207,7 @@ class Store:
     def size_bytes(self, prefix: str = "") -> int:
         """Bytes of all files below a folder."""
         if self._folder is not None:
-            return sum((self._folder / name).stat().st_size for name in self.list(prefix))
+            return sum((self._folder / name).stat().st_size for name in self.files(prefix))
         from pyarrow.fs import FileSelector
 
         filesystem, base = self._filesystem()
@@ -250,10 +250,10 @@ class Store:
                 raise UsageError(f"store {self.uri}: no filesystem for this URI ({error})") from None
         return self._remote
 
-    def _files_of(self, name: str) -> "list[str]":
+    def _files_of(self, name: str) -> list[str]:
         from pyarrow.fs import FileType
 
-        return self.list(name) if self._info(name).type == FileType.Directory else [name]
+        return self.files(name) if self._info(name).type == FileType.Directory else [name]
 
     def _info(self, name: str) -> Any:
         filesystem, base = self._filesystem()

@@ -139,7 +139,7 @@ def write_part(folder: Store, name: str, rows: Sequence[OutputRow], model: Model
 
 def finished(folder: Store) -> dict[str, dict[str, Any]]:
     """Ledger entries of the parts that are whole, by name."""
-    names = [name for name in folder.list("ledger") if name.endswith(".json")]
+    names = [name for name in folder.files("ledger") if name.endswith(".json")]
     return {entry["name"]: entry for entry in (folder.read_json(name) for name in names)}
 
 

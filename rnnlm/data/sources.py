@@ -45,7 +45,7 @@ class Records(Protocol):
 
 OpenHub = Callable[[DataConfig, Path], Mapping[str, Records]]
 """Opens `data.hub` and gives the splits that it has, as train, valid and test."""
-DemoRows = Callable[[str, str], Iterable[Mapping[str, Any]]]
+DemoRows = Callable[[Any, Any], Iterable[Mapping[str, Any]]]
 """Rows of a demo corpus, by its name and split."""
 
 

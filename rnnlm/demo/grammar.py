@@ -52,8 +52,7 @@ class Clause:
         """Subject, verb, objects, price, company, place, time."""
         times = [time.english for time in self.times]
         words = [*self.subject.english(subject=True), self._english_verb()]
-        for phrase in (self.dative, self.accusative):
-            words += phrase.english() if phrase else []
+        words += [word for part in (self.dative, self.accusative) if part for word in part.english()]
         if self.quality:
             words += [self.quality.english] if isinstance(self.quality, Adjective) else self.quality.english()
         if self.price:
@@ -117,8 +116,7 @@ class Clause:
         if self.accusative:
             (pronouns if isinstance(self.accusative, Pronoun) else objects).extend(self.accusative.german("acc"))
         if self.quality:
-            is_adjective = isinstance(self.quality, Adjective)
-            objects += [self.quality.german] if is_adjective else self.quality.german("nom")
+            objects += [self.quality.german] if isinstance(self.quality, Adjective) else self.quality.german("nom")
         if self.price:
             amount = [self.price.replace(".", ","), "Euro"]
             objects += amount if self.verb is COST else ["für", *amount]

@@ -35,8 +35,17 @@ _TENSES: dict[Tense, int] = {
     "want": 5,
     "may": 2,
 }
-_LINKS: dict[Link, int] = {"because": 22, "although": 14, "if": 8, "while": 10, "before": 12, "that": 16, "and": 8, "but": 10}
-_SINGULAR_DETERMINERS = ("the", "the", "the", "the", "a", "a", "a", "a", "this", "my", "his", "her", "our", "their", "no")
+_LINKS: dict[Link, int] = {
+    "because": 22,
+    "although": 14,
+    "if": 8,
+    "while": 10,
+    "before": 12,
+    "that": 16,
+    "and": 8,
+    "but": 10,
+}
+_SINGULAR_DETERMINERS = (*("the", "a") * 4, "this", "my", "his", "her", "our", "their", "no")
 _PLURAL_DETERMINERS = ("the", "these", "many", "some", "my", "his", "her", "our", "", "no")
 _PLACE_PREPOSITIONS = (("in", "in"), ("in", "in"), ("behind", "hinter"), ("in front of", "vor"), ("next to", "neben"))
 _PLAIN_TIMES = {
@@ -45,7 +54,7 @@ _PLAIN_TIMES = {
     "later": (("tomorrow", "morgen"), ("next week", "nächste Woche"), ("next year", "nächstes Jahr"), ("soon", "bald")),
 }
 _PLACE_ADJECTIVES = tuple(
-    adjective for adjective in lexicon.THING_ADJECTIVES if adjective.english in ("old", "new", "small", "big", "beautiful")
+    adjective for adjective in lexicon.THING_ADJECTIVES if adjective.english in ("old", "new", "big")
 )
 
 
@@ -70,13 +79,15 @@ class Planner:
         if link == "that":
             return self._reported(tense)
         detail = 0.3
-        opening = self.clause(tense, self.subject(), detail, fronted=False)
+        opening = self.clause(tense, self.subject(), detail)
         closing = self._second(opening, "present" if tense not in ("past", "present") else tense, detail)
         if link not in ("and", "but") and self.rng.random() < 0.4:
             return Sentence(closing, link, opening, link_first=True)
         return Sentence(opening, link, closing)
 
-    def clause(self, tense: Tense, subject: Phrase, detail: float, *, fronted: bool, known: Phrase | None = None) -> Clause:
+    def clause(
+        self, tense: Tense, subject: Phrase, detail: float, *, fronted: bool = False, known: Phrase | None = None
+    ) -> Clause:
         """A clause about a subject; `detail` is the chance of each optional part, `known` a thing to refer back to."""
         frame = self._weighted(_FRAMES)
         if frame in ("quality", "price", "have"):
@@ -88,9 +99,8 @@ class Planner:
         place = self._destination() if frame == "motion" else None
         if frame != "motion" and self.rng.random() < detail / 1.5:
             place = self._location()
-        return Clause(
-            subject, verb, tense, dative, accusative, None, price, company, place, times, fronted=fronted and bool(times)
-        )
+        objects = (dative, accusative, None)
+        return Clause(subject, verb, tense, *objects, price, company, place, times, fronted=fronted)
 
     def subject(self) -> Phrase:
         """A name, two names, a person described, or a pronoun."""
@@ -136,7 +146,7 @@ class Planner:
         subject = pronoun_for(first.subject) if taken_up else self.subject()
         is_thing = isinstance(first.accusative, NounPhrase) and first.accusative.noun in _THINGS
         known = pronoun_for(first.accusative) if first.accusative and is_thing else None
-        return self.clause(tense, subject, detail, fronted=False, known=known)
+        return self.clause(tense, subject, detail, known=known)
 
     def _objects(self, frame: Frame, known: Phrase | None) -> tuple[Verb, Phrase | None, Phrase | None]:
         """A verb for the frame, its dative and its accusative object."""

@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from rnnlm.evaluation.baselines import Baseline
 from rnnlm.evaluation.gate import LOWER_IS_BETTER
@@ -29,7 +29,8 @@ _INK, _MUTED, _FAINT, _GRID = "#1b2733", "#5b6875", "#b9c2cb", "#e6eaee"
 _BLUE, _ORANGE = "#1f6fb2", "#d9772b"
 _FONT = "DejaVu Sans"
 _DPI = 150
-_MAX_ATTENTION_TOKENS = 60
+_MAX_ATTENTION_TOKENS = 40
+_MAX_POINTS = 1_000
 _HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#b7d4ea", "#4a93c9", "#12436d"])
 _ROLE_COLOURS = {"trivial": _FAINT, "reference": _FAINT, "oracle": "#dfd3c3"}
 
@@ -113,7 +114,7 @@ def attention_png(
 
     Args:
         weights_TS: a row of weights for each target token; T target length, S source length.
-        source_tokens: labels of the columns. Beyond the first 60 tokens of either side nothing is drawn.
+        source_tokens: labels of the columns. Beyond the first 40 tokens of either side nothing is drawn.
         target_tokens: labels of the rows.
         title: heading.
     """
@@ -139,7 +140,7 @@ def _heat_map_axes(source: Sequence[str], target: Sequence[str]) -> tuple[Figure
     """Room for cells of equal size and for their labels, in inches; matplotlib's own layout takes seconds for many."""
     cell, character, margin, bar = 0.3, 0.085, 0.3, 0.9
     left = margin + character * max((len(token) for token in target), default=1)
-    above = 0.75 + character * max((len(token) for token in source), default=1)
+    above = 0.55 + character * max((len(token) for token in source), default=1)
     width, height = cell * max(1, len(source)), cell * max(1, len(target))
     figure = Figure(figsize=(max(4.5, left + width + bar), margin + height + above))
     low, high = _inches(figure, left, margin), _inches(figure, width, height)
@@ -157,7 +158,7 @@ def _inches(figure: Figure, right: float, up: float) -> tuple[float, float]:
 
 
 def _curve(axes: Axes, name: str, curve: Curve) -> None:
-    steps, values = np.asarray(curve[0], dtype=float), np.asarray(curve[1], dtype=float)
+    steps, values = (_thinned(np.asarray(numbers, dtype=float)) for numbers in curve)
     axes.plot(steps, values, color=_BLUE, linewidth=1.6, marker="o" if len(steps) <= 30 else "", markersize=3.5)
     finite = values[np.isfinite(values)]
     if len(finite) > 4:
@@ -170,6 +171,15 @@ def _curve(axes: Axes, name: str, curve: Curve) -> None:
     if len(finite):
         text = f"last {values[-1]:.4g}   lowest {finite.min():.4g}   highest {finite.max():.4g}"
         axes.set_title(text, loc="right", fontsize=9, color=_MUTED, fontfamily=_FONT)
+
+
+def _thinned(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most a thousand points, each the mean of as many neighbours."""
+    stride = -(-len(numbers) // _MAX_POINTS)
+    if stride <= 1:
+        return numbers
+    starts = np.arange(0, len(numbers), stride)
+    return np.add.reduceat(numbers, starts) / np.diff([*starts, len(numbers)])
 
 
 def _bar_values(axes: Axes, values: Sequence[float]) -> None:

@@ -35,7 +35,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints that were written to the end, in order."""
-        ends = [name.split("/") for name in self._folder.list(_FOLDER)]
+        ends = [name.split("/") for name in self._folder.files(_FOLDER)]
         return sorted(int(parts[1].removeprefix("step-")) for parts in ends if parts[2:] == [COMMIT_FILE])
 
     def fetch(self, step: int) -> Path:

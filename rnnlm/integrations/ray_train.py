@@ -127,7 +127,7 @@ def train(
         raise ValueError("workers need a session")
     started_here = session is None or session.started_here
     attempt = new_attempt(job)
-    fit = _Fit(trainer(job, attempt, started_here), job.folder.child("attempts", attempt))
+    fit = _Fit(trainer(job, attempt, started_here), job.folder.child("attempts"), attempt)
     return fit.watch(on_progress, stop_requested)
 
 
@@ -204,9 +204,10 @@ class _Fit:
     In the main thread Ray would put its own handler on SIGINT, which aborts the workers instead of letting them save.
     """
 
-    def __init__(self, trainer: TorchTrainer, attempt: Store) -> None:
+    def __init__(self, trainer: TorchTrainer, attempts: Store, name: str) -> None:
         self._trainer = trainer
-        self._attempt = attempt
+        self._attempts = attempts
+        self._name = name
         self._result: Any = None
         self._error: BaseException | None = None
         self._started = time.monotonic()
@@ -239,12 +240,13 @@ class _Fit:
             self._error = error
 
     def _ask_to_stop(self) -> None:
-        self._attempt.write_json(STOP_FILE, {"time": time.time()})
+        self._attempts.write_json(f"{self._name}/{STOP_FILE}", {"time": time.time()})
 
     def _look(self, on_progress: OnProgress | None) -> None:
-        if not self._attempt.exists(PROGRESS_FILE):
+        file = f"{self._name}/{PROGRESS_FILE}"
+        if not self._attempts.exists(file):
             return
-        progress = self._attempt.read_json(PROGRESS_FILE)
+        progress = self._attempts.read_json(file)
         if self._progress is None:
             self._startup_s = time.monotonic() - self._started
         if on_progress is not None and progress != self._progress:
@@ -264,6 +266,7 @@ class _Fit:
         if self._error is not None:
             raise _explain(self._error) from self._error
         values = self._result.return_value
+        self._attempts.delete(self._name)
         if "error" in values:
             raise _error_kind(values["error_kind"])(values["error"])
         return TrainResult(

@@ -28,7 +28,8 @@ from rnnlm.tuning import space as spaces
 from rnnlm.tuning.config import Choice, Dimension
 from rnnlm.tuning.ledger import Ledger, Trial
 
-_MAX_FAILURES = 2
+_MAX_FAILURES = 1
+"""Times that a trial whose process died is started again."""
 _POLL_S = 0.5
 
 OnTrials = Callable[[int, int, Mapping[str, float]], None]
@@ -83,7 +84,7 @@ def search(
         stopped = _Tuning(tuner, watcher).watch(on_progress, stop_requested)
     best = ledger.best(job.metric)
     if not stopped:
-        _drop_checkpoints(job.folder, ledger, best)
+        _tidy(job.folder, ledger, best)
     return SearchResult([asdict(trial) for trial in ledger.trials], best, stopped, time.monotonic() - started)
 
 
@@ -207,8 +208,10 @@ class _Tuning:
             self._error = error
 
 
-def _drop_checkpoints(folder: Store, ledger: Ledger, best: Trial | None) -> None:
-    """A finished search keeps the weights of its best trial only; the ledger has all figures."""
+def _tidy(folder: Store, ledger: Ledger, best: Trial | None) -> None:
+    """A finished search keeps the weights of its best trial only, and nothing of Tune's; the ledger has all figures."""
+    folder.delete("attempts")
     for trial in ledger.trials:
         if best is None or trial.key != best.key:
             folder.delete(f"trials/{trial.key}/checkpoints")
+        folder.delete(f"trials/{trial.key}/attempts")

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.train
 import torch
+import torch.distributed as dist
 
 from rnnlm.data.shards import read_tokens
 from rnnlm.errors import RnnlmError, UnreachableError
@@ -107,7 +108,7 @@ class Worker:
     def work(self, stack: contextlib.ExitStack) -> dict[str, Any]:
         """Set up, train, tell what was reached."""
         torch.set_num_threads(self._experiment.compute.threads or self._job.num_threads)
-        if ray.train.get_context().get_world_size() > 1:
+        if dist.is_initialized() and dist.get_world_size() > 1:
             self._collective = TorchCollective()
         if self._collective.rank == 0:
             self._outside = stack.enter_context(_Outside(self._job, self._folder))

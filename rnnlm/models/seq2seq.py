@@ -124,7 +124,7 @@ class Seq2Seq(nn.Module):
 
     def init_state(self, memory: State) -> State:
         """The decoder's state before its first token, of each row of the memory."""
-        bridged_BX = torch.tanh(self.bridge(memory["summary"]))
+        bridged_BX = torch.tanh(self.bridge(memory["summary"])).to(self.bridge.weight.dtype)
         pieces = bridged_BX.chunk(len(self.cells) * len(self.state_names), dim=1)
         names = [f"{layer}.{name}" for layer in range(len(self.cells)) for name in self.state_names]
         return State(dict(zip(names, (piece.contiguous() for piece in pieces), strict=True)))

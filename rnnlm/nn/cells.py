@@ -104,6 +104,11 @@ class Cells(nn.ModuleList):
         return cast("Iterator[Cell]", super().__iter__())
 
 
+def _fused_in_bf16() -> bool:
+    """Whether this CPU has the instructions that oneDNN's LSTM wants for bf16; without them it raises."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class ElmanCell(Cell):
     r"""The simple recurrent network of Elman, "Finding Structure in Time" (1990).
 
@@ -157,6 +162,9 @@ class LstmCell(Cell):
 
     def sequence(self, x_BTX: Tensor, state: State) -> tuple[Tensor, State]:
         """Run over a window."""
+        if x_BTX.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not _fused_in_bf16():
+            with torch.autocast("cpu", enabled=False):
+                return self.sequence(x_BTX.float(), state)
         hidden_BH, cell_BH = state["hidden"], state["cell"]
         output_BTH, last, last_cell = torch._VF.lstm(
             x_BTX,

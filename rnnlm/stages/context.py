@@ -95,7 +95,8 @@ class Outcome:
 class Work:
     """What the work of a stage returns, before its record is written."""
 
-    outputs: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     model_uri: str | None = None
@@ -277,7 +278,7 @@ class Context(Surroundings):
             folder,
             Record(
                 stage, self.experiment.name, identity, settings, inputs,
-                {**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri}, done.run_id, round(seconds, 3),
+                done.files, {**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri}, done.run_id, round(seconds, 3),
             ),
         )  # fmt: skip
         outcome = _outcome(record)
@@ -296,14 +297,13 @@ class Context(Surroundings):
 
 
 def _outcome(record: Record) -> Outcome:
-    paths = {name: value for name, value in record.outputs.items() if isinstance(value, str) and name != "model_uri"}
     return Outcome(
         stage=record.stage,
         run_id=record.run_id,
         metrics=dict(record.outputs.get("metrics", {})),
         model_uri=record.outputs.get("model_uri"),
         artifacts={"record": record.store.path(artifacts.RECORD_FILE)}
-        | {name: record.store.path(value) for name, value in paths.items()},
+        | {name: record.store.path(value) for name, value in record.files.items()},
         seconds=record.seconds,
         record=record,
     )

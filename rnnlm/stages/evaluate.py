@@ -1,12 +1,13 @@
 """Measure the trained model on the test split, beside trivial baselines; everything lands in one MLflow run."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rnnlm.artifacts import Record
 from rnnlm.stages.context import Context, Outcome, Work
 from rnnlm.storage import Store
 
 if TYPE_CHECKING:
+    from rnnlm.decoding.generator import Generator
     from rnnlm.evaluation.report import Report
 
 REPORT_FILE = "report.json"
@@ -21,15 +22,20 @@ def run(context: Context) -> Outcome:
     experiment = context.experiment
     train = context.newest("train", experiment.settings("train"))
     origin = assemble.lineage(context.store, train)
-    inputs = {"checkpoint": assemble.checkpoint_digest(origin), "corpus": origin.ingest.digest, "tokens": origin.tokens.digest}
+    inputs = {
+        "checkpoint": assemble.checkpoint_digest(origin),
+        "corpus": origin.ingest.digest,
+        "tokens": origin.tokens.digest,
+    }
 
     def work(folder: Store) -> Work:
         with context.mlflow_run(folder, "evaluate", inputs) as run_id:
             report, pictures = _measure(context, train)
             _write(folder, report, pictures)
             _log(context, run_id, folder, report.metrics())
-        outputs = {"report": REPORT_FILE, "summary": SUMMARY_FILE, "train": train.digest, "primary": report.primary}
-        return Work(outputs, run_id, headline(report), notes=describe(report))
+        files = {"report": REPORT_FILE, "summary": SUMMARY_FILE}
+        outputs = {"train": train.digest, "primary": report.primary}
+        return Work(files, outputs, run_id, headline(report), notes=describe(report))
 
     def log_again(record: Record) -> str:
         record.store.delete("run.json")
@@ -56,18 +62,16 @@ def _measure(context: Context, train: Record) -> tuple["Report", dict[str, bytes
     return report, report_pngs(report) | attention_pictures(generator, report)
 
 
-def attention_pictures(generator: Any, report: "Report", count: int = 3) -> dict[str, bytes]:
+def attention_pictures(generator: "Generator", report: "Report", count: int = 3) -> dict[str, bytes]:
     """Where the model looked while it wrote the first outputs of the sample table."""
     from rnnlm.evaluation.attention import attention_weights
     from rnnlm.evaluation.plots import attention_png
+    from rnnlm.models.seq2seq import Seq2Seq
 
-    pictures = {}
-    if report.task == "text" or getattr(generator.model_config, "attention", "none") == "none":
-        return pictures
-    for number, sample in enumerate(report.samples[:count]):
-        if sample.output:
-            pictures[f"attention_{number}.png"] = attention_png(*attention_weights(generator, sample.source, sample.output))
-    return pictures
+    if not isinstance(generator.model, Seq2Seq) or generator.model.attention is None:
+        return {}
+    shown = [attention_weights(generator, sample.source, sample.output) for sample in report.samples[:count]]
+    return {f"attention_{number}.png": attention_png(*each) for number, each in enumerate(shown)}
 
 
 def _write(folder: Store, report: "Report", pictures: dict[str, bytes]) -> None:
@@ -83,7 +87,7 @@ def _log(context: Context, run_id: str, folder: Store, metrics: dict[str, float]
     tracking.log_metrics(run_id, metrics)
     for name in (REPORT_FILE, SUMMARY_FILE):
         tracking.log_artifact(run_id, folder.fetch(name))
-    for name in folder.list("pictures"):
+    for name in folder.files("pictures"):
         tracking.log_artifact(run_id, folder.fetch(name), "pictures")
     rows = folder.read_json(SAMPLES_FILE)
     if rows:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def run(context: Context) -> Outcome:
     """Do the stage."""
-    from rnnlm.assemble import CORPUS_FOLDER
+    from rnnlm.artifacts import CORPUS_FOLDER
     from rnnlm.data.ingest import ingest
 
     experiment = context.experiment
@@ -22,7 +22,7 @@ def run(context: Context) -> Outcome:
         corpus = folder.child(CORPUS_FOLDER)
         with context.console.progress("ingest", sources.num_bytes) as progress:
             report = ingest(sources, experiment.data, seed=experiment.seed, store=corpus, progress=progress)
-        return Work({"corpus": CORPUS_FOLDER, "report": report.as_dict()}, notes=describe(report))
+        return Work({"corpus": CORPUS_FOLDER}, {"report": report.as_dict()}, notes=describe(report))
 
     return context.run_stage("ingest", experiment.settings("ingest"), sources.digests, work)
 
@@ -35,13 +35,17 @@ def find_sources(context: Context) -> "Sources":
         DataError: something is empty or not text.
     """
     from rnnlm.data.sources import check_sources
-    from rnnlm.demo.corpora import rows
-    from rnnlm.integrations.hf_datasets import open_hub
 
-    experiment = context.experiment
-    return check_sources(
-        experiment.data, is_text=experiment.is_text, base=context.options.base, open_hub=open_hub, demo_rows=rows
-    )
+    data, is_text, base = context.experiment.data, context.experiment.is_text, context.options.base
+    if data.hub is not None:
+        from rnnlm.integrations.hf_datasets import open_hub
+
+        return check_sources(data, is_text=is_text, base=base, open_hub=open_hub)
+    if data.demo is not None:
+        from rnnlm.demo.corpora import rows
+
+        return check_sources(data, is_text=is_text, base=base, demo_rows=rows)
+    return check_sources(data, is_text=is_text, base=base)
 
 
 def describe(report: "IngestReport") -> list[str]:

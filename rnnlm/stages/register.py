@@ -35,15 +35,15 @@ def run(context: Context) -> Outcome:
         with context.mlflow_run(folder, "register", inputs) as run_id:
             decision = decide(context, origin, generator, evaluated)
             model = _register(context, local, run_id, decision, evaluated)
-        outputs = {"package": PACKAGE_FOLDER, "package_digest": package_digest(local), "alias": alias(decision)}
-        outputs |= {"version": model.version, "reason": decision.reason}
+        outputs = {"package_digest": package_digest(local), "alias": alias(decision), "version": model.version}
+        outputs["reason"] = decision.reason
         note = f"  {experiment.model_name} version {model.version} is {alias(decision)}: {decision.reason}"
-        return Work(outputs, run_id, model_uri=f"models:/{experiment.model_name}/{model.version}", notes=[note])
+        uri = f"models:/{experiment.model_name}/{model.version}"
+        return Work({"package": PACKAGE_FOLDER}, outputs, run_id, model_uri=uri, notes=[note])
 
     outcome = context.run_stage("register", experiment.settings("register"), inputs, work)
-    outcome.next_command = (
-        f"python -m pipelines.generate --model models:/{experiment.model_name}@{_alias_of(outcome)} --input FILES --output FOLDER"
-    )
+    model = f"models:/{experiment.model_name}@{_alias_of(outcome)}"
+    outcome.next_command = f"python -m pipelines.generate --model {model} --input FILES --output FOLDER"
     return outcome
 
 
@@ -68,18 +68,13 @@ def decide(context: Context, origin: "Lineage", generator: "Generator", evaluate
         return gate.decide(experiment.task, report["figures"], None, baselines)
     split = "gate" if origin.has_split("gate") else "valid"
     settings = assemble.gate_settings(experiment.evaluate, experiment.register_.max_rows)
-    sides = {}
-    for name, model in (("challenger", generator), ("champion", registry.load(champion))):
-        with context.console.progress(f"gate: {name}") as progress:
-            report = assemble.evaluate_split(
-                model, origin, split, settings, baselines=False,
-                progress=lambda phase, done, total, bar=progress: bar.update(done, total, phase),
-            )  # fmt: skip
-        sides[name] = report.figures
-    return gate.decide(
-        experiment.task, sides["challenger"], sides["champion"], [],
-        same_tokenizer=generator.tokenizer.digest == registry.load(champion).tokenizer.digest,
-    )  # fmt: skip
+    best = registry.load(champion)
+    sides = []
+    for name, model in (("challenger", generator), ("champion", best)):
+        context.console.say(f"  scoring the {name} on {split}")
+        sides.append(assemble.evaluate_split(model, origin, split, settings, baselines=False).figures)
+    same = generator.tokenizer.digest == best.tokenizer.digest
+    return gate.decide(experiment.task, sides[0], sides[1], [], same_tokenizer=same)
 
 
 def _register(context: Context, package: Any, run_id: str, decision: "Decision", evaluated: "Record") -> Any:

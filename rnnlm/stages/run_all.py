@@ -49,7 +49,8 @@ def _log_reports(context: Context, outcomes: list[Outcome]) -> None:
     """What ingest and tokenize counted, beside the runs that they fed."""
     for outcome in outcomes:
         if outcome.record is not None and not outcome.skipped:
-            report = outcome.record.outputs.get("report") or outcome.record.outputs.get("manifest")
+            outputs = outcome.record.outputs
+            report = outputs.get("report") or outputs["manifest"]
             context.tracking.log_json(context.pipeline_run_id or "", report, f"{outcome.stage}.json")
 
 
@@ -67,7 +68,12 @@ def summarize(context: Context, outcomes: list[Outcome]) -> Outcome:
         run_id=context.pipeline_run_id,
         metrics=evaluated.metrics,
         model_uri=registered.model_uri,
-        artifacts={f"{each.stage}_{name}": path for each in outcomes for name, path in each.artifacts.items() if name != "record"},
+        artifacts={
+            f"{each.stage}_{name}": path
+            for each in outcomes
+            for name, path in each.artifacts.items()
+            if name != "record"
+        },
         seconds=sum(outcome.seconds for outcome in outcomes),
         startup_s=sum(outcome.startup_s for outcome in outcomes),
         notes=notes,

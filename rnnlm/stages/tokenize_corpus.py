@@ -9,7 +9,7 @@ from rnnlm.storage import Store
 
 def run(context: Context) -> Outcome:
     """Do the stage."""
-    from rnnlm.assemble import CORPUS_FOLDER, TOKENS_FOLDER
+    from rnnlm.artifacts import CORPUS_FOLDER, TOKENS_FOLDER
     from rnnlm.data.tokenizing import tokenize_corpus
 
     experiment = context.experiment
@@ -32,7 +32,7 @@ def run(context: Context) -> Outcome:
                 progress=progress,
                 distribute=distribute,
             )
-        return Work({"tokens": TOKENS_FOLDER, "manifest": manifest}, notes=describe(manifest))
+        return Work({"tokens": TOKENS_FOLDER}, {"manifest": manifest}, notes=describe(manifest))
 
     return context.run_stage("tokenize_corpus", experiment.settings("tokenize_corpus"), {"corpus": corpus.digest}, work)
 
@@ -43,6 +43,10 @@ def describe(manifest: dict[str, Any]) -> list[str]:
     lines = [f"  vocabulary: {vocabulary['vocab_size']:,} entries ({vocabulary['kind']})"]
     for split, counts in manifest["splits"].items():
         tokens = counts["tokens"]
-        shown = ", ".join(f"{value:,} {name}" for name, value in tokens.items()) if isinstance(tokens, dict) else f"{tokens:,}"
+        shown = (
+            ", ".join(f"{value:,} {name}" for name, value in tokens.items())
+            if isinstance(tokens, dict)
+            else f"{tokens:,}"
+        )
         lines.append(f"  {split}: {counts['rows']:,} rows, tokens: {shown}")
     return lines

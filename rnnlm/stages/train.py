@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rnnlm.console import Progress
     from rnnlm.integrations.ray_train import TrainResult
 
+CURVES_FILE = "curves.png"
+
 
 def run(context: Context) -> Outcome:
     """Do the stage."""
@@ -24,14 +26,19 @@ def run(context: Context) -> Outcome:
             result = _fit(context, folder, tokens, run_id, placement)
             metrics = {**result.metrics, **_timing(result)}
             _log(context, folder, run_id, result)
-        outputs = {"checkpoint": result.checkpoint, "history": result.history, "steps": result.step, "stop": result.stop}
-        return Work(outputs, run_id, metrics, notes=[describe(result)])
+        files = {"checkpoint": result.checkpoint, "history": result.history, "curves": CURVES_FILE}
+        outputs = {"steps": result.step, "planned_steps": result.planned_steps, "stop": result.stop}
+        known = {name: path for name, path in files.items() if path is not None}
+        return Work(known, outputs, run_id, metrics, notes=[describe(result)])
 
-    return context.run_stage("train", experiment.settings("train"), inputs, work, lambda record: _log_again(context, record))
+    return context.run_stage(
+        "train", experiment.settings("train"), inputs, work, lambda record: _log_again(context, record)
+    )
 
 
 def _fit(context: Context, folder: Store, tokens: "Record", run_id: str, placement: Any) -> "TrainResult":
-    from rnnlm.assemble import TOKENS_FOLDER, tokenizer_of
+    from rnnlm.artifacts import TOKENS_FOLDER
+    from rnnlm.assemble import tokenizer_of
     from rnnlm.integrations import ray_train
 
     tokens_store = tokens.store.child(TOKENS_FOLDER)
@@ -78,12 +85,18 @@ def _log(context: Context, folder: Store, run_id: str, result: "TrainResult") ->
 
 
 def _log_history(context: Context, folder: Store, run_id: str, history: str) -> None:
+    import pyarrow.parquet as pq
+
     from rnnlm.evaluation.plots import curves_png
-    from rnnlm.training.history import read_curves
+    from rnnlm.training import names
 
     path = folder.fetch(history)
+    columns = pq.read_table(path).to_pydict()
+    shown = {names.TRAIN_LOSS: "loss_nats", names.LEARNING_RATE: "learning_rate", names.GRAD_NORM: "grad_norm"}
+    curves = {name: (columns["step"], columns[column]) for name, column in shown.items()}
     context.tracking.log_artifact(run_id, path)
-    context.tracking.log_bytes(run_id, curves_png(read_curves(path), title=context.experiment.name), "curves.png")
+    folder.write_bytes(CURVES_FILE, curves_png(curves, title=context.experiment.name))
+    context.tracking.log_artifact(run_id, folder.fetch(CURVES_FILE))
 
 
 def _log_again(context: Context, record: "Record") -> str:
@@ -92,8 +105,8 @@ def _log_again(context: Context, record: "Record") -> str:
     folder.delete("run.json")
     with context.mlflow_run(folder, "train", record.inputs) as run_id:
         context.tracking.log_metrics(run_id, record.outputs["metrics"], step=record.outputs["steps"])
-        if record.outputs.get("history"):
-            _log_history(context, folder, run_id, record.outputs["history"])
+        if "history" in record.files:
+            _log_history(context, folder, run_id, record.files["history"])
     return run_id
 
 

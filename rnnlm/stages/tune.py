@@ -32,10 +32,12 @@ def run(context: Context) -> Outcome:
                 raise RnnlmError("no trial got as far as a validation; see the log for why")
             _write(context, folder, run_id, result)
         best = result.best
-        outputs = {"best": BEST_FILE, "trials": TRIALS_FILE, "settings": best.settings}
-        return Work(outputs, run_id, best.metrics, notes=describe(result))
+        files = {"best": BEST_FILE, "trials": TRIALS_FILE}
+        return Work(files, {"settings": best.settings}, run_id, best.metrics, notes=describe(result))
 
-    return context.run_stage("tune", experiment.settings("tune"), inputs, work, lambda record: _log_again(context, record))
+    return context.run_stage(
+        "tune", experiment.settings("tune"), inputs, work, lambda record: _log_again(context, record)
+    )
 
 
 def best_experiment(experiment: Experiment, record: Record) -> Experiment:
@@ -49,7 +51,8 @@ def _text(value: Any) -> str:
 
 
 def _search(context: Context, folder: Store, tokens: Record, run_id: str) -> "SearchResult":
-    from rnnlm.assemble import TOKENS_FOLDER, tokenizer_of
+    from rnnlm.artifacts import TOKENS_FOLDER
+    from rnnlm.assemble import tokenizer_of
     from rnnlm.integrations import ray_tune
     from rnnlm.integrations.ray_cluster import Placement
     from rnnlm.integrations.tune_trial import SearchJob
@@ -66,19 +69,28 @@ def _search(context: Context, folder: Store, tokens: Record, run_id: str) -> "Se
         tokens=tokens_store,
         folder=folder,
         # One worker a trial, inside the trial's own process, unless more were asked for.
-        placement=wanted if workers > 1 else Placement(0, min(cpus, wanted.cpus_per_worker * max(1, wanted.num_workers)), wanted.gpus_per_worker),
+        placement=wanted
+        if workers > 1
+        else Placement(0, min(cpus, wanted.cpus_per_worker * max(1, wanted.num_workers)), wanted.gpus_per_worker),
         concurrency=experiment.tune.concurrency,
         tracking_uri=context.options.tracking_uri,
         artifact_root=context.artifact_root,
         parent_run_id=run_id,
         metric=names.VALID_PERPLEXITY_LANED if experiment.is_text else names.VALID_PERPLEXITY,
     )
-    with context.interrupts.deferred() as stop_requested, context.console.progress("tune", experiment.tune.trials) as progress:
+    with (
+        context.interrupts.deferred() as stop_requested,
+        context.console.progress("tune", experiment.tune.trials) as progress,
+    ):
 
         def show(done: int, total: int, metrics: Mapping[str, float]) -> None:
-            progress.update(done, total, "  ".join(f"best {key.rpartition('/')[2]} {value:.4g}" for key, value in metrics.items()))
+            progress.update(
+                done, total, "  ".join(f"best {key.rpartition('/')[2]} {value:.4g}" for key, value in metrics.items())
+            )
 
-        return ray_tune.search(job, context.ray, tracking=context.tracking, on_progress=show, stop_requested=stop_requested)
+        return ray_tune.search(
+            job, context.ray, tracking=context.tracking, on_progress=show, stop_requested=stop_requested
+        )
 
 
 def _write(context: Context, folder: Store, run_id: str, result: "SearchResult") -> None:
@@ -142,7 +154,10 @@ def describe(result: "SearchResult") -> list[str]:
     best = result.best.number if result.best else None
     lines = []
     for row in result.trials:
-        settings = "  ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in row["settings"].items())
+        settings = "  ".join(
+            f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
+            for path, value in row["settings"].items()
+        )
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items())
         mark = "*" if row["number"] == best else " "
         lines.append(f" {mark} trial {row['number']}: {settings}  ->  {metrics or row['error'] or row['status']}")

@@ -8,7 +8,7 @@ one apart, so that the line break and indentation of source code can become one 
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from itertools import chain
 
 import numpy as np
 import tokenizers
@@ -19,12 +19,20 @@ from rnnlm.text.special import EOS, EOS_ID, PAD
 # A cut here changes no token: the splitting rule never joins a visible character with a single blank that follows it,
 # whereas a run of two or more blanks is split by what comes after it.
 _SAFE_CUT = re.compile(r"(?<=\S)(?=[ \n]\S)")
-_PIECE_CHARACTERS = 1 << 16
+# So does one before every run of blanks: what a run turns into depends on what follows it, never on what is before it.
+_UNIT = re.compile(r"\s*\S+|\s+")
+# Blanks to Python, but not to the library's splitting rule.
+_DISPUTED_BLANKS = "\x1c\x1d\x1e\x1f"
+_PIECE_CHARACTERS = 1 << 20
 _GROUP_CHARACTERS = 1 << 22
+_CACHE_SIZE = 1 << 25
+_ENTRY_SIZE = 64
 
 
 class BpeCodec:
     """Encodes and decodes with a trained merge table.
+
+    Encoding looks most words up in a cache of what the library made of them before: several times as fast as the library.
 
     Args:
         serialized: the vocabulary as JSON of the `tokenizers` library.
@@ -37,6 +45,8 @@ class BpeCodec:
         self._json = serialized
         self._library = tokenizers.Tokenizer.from_str(serialized)
         self.vocab_size: int = self._library.get_vocab_size(with_added_tokens=False)
+        self._cache: dict[str, bytes] = {}
+        self._cache_size = 0
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int, min_frequency: int) -> "BpeCodec":
@@ -63,19 +73,14 @@ class BpeCodec:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int32, without `<eos>`."""
-        split = [pieces(text) for text in texts]
-        encoded = self._encode_pieces(piece for parts in split for piece in parts)
-        result = []
-        for parts in split:
-            arrays = [next(encoded) for _ in parts]
-            result.append(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
-        return result
+        return [np.frombuffer(raw, np.int32).copy() for raw in self._encode(texts)]
 
     encode_prompts = encode
 
     def encode_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int32, with `<eos>` at its end."""
-        return [np.append(ids, np.int32(EOS_ID)) for ids in self.encode(texts)]
+        end = np.int32(EOS_ID).tobytes()
+        return [np.frombuffer(raw + end, np.int32).copy() for raw in self._encode(texts)]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row without special tokens; bytes that are not UTF-8 become U+FFFD."""
@@ -96,16 +101,36 @@ class BpeCodec:
         except UnicodeDecodeError:
             return "".join(f"<0x{byte:02X}>" for byte in raw)
 
-    def _encode_pieces(self, parts: Iterable[str]) -> Iterator[np.ndarray]:
-        """Encode in groups, as the library's result takes some hundred bytes a token."""
+    def _encode(self, texts: Sequence[str]) -> Iterator[bytes]:
+        """Token ids of each text as the bytes of an int32 array."""
+        split = [pieces(text) for text in texts]
+        encoded = self._encode_pieces(piece for parts in split for piece in parts)
+        for parts in split:
+            yield b"".join([next(encoded) for _ in parts])
+
+    def _encode_pieces(self, parts: Iterable[str]) -> Iterator[bytes]:
         for group in _grouped(parts):
-            encodings: list[Any] = self._library.encode_batch_fast(group, add_special_tokens=False)
-            for encoding in encodings:
-                yield np.array(encoding.ids, np.int32)
+            units = [_units(part) for part in group]
+            cache = self._cache
+            unseen = list(set(chain.from_iterable(units)).difference(cache))
+            for unit, encoding in zip(unseen, self._library.encode_batch_fast(unseen, add_special_tokens=False)):
+                cache[unit] = np.array(encoding.ids, np.int32).tobytes()
+            self._cache_size += sum(map(len, unseen)) + _ENTRY_SIZE * len(unseen)
+            if self._cache_size > _CACHE_SIZE:
+                # Another thread may still read the old one, so it is not emptied.
+                self._cache, self._cache_size = {}, 0
+            yield from (b"".join(map(cache.__getitem__, part)) for part in units)
+
+
+def _units(text: str) -> list[str]:
+    """Cut a text into words, each with the blanks before it, so that no token spans two of them."""
+    if any(blank in text for blank in _DISPUTED_BLANKS):
+        return [text]
+    return _UNIT.findall(text)
 
 
 def pieces(text: str) -> list[str]:
-    """Cut a long text where no token can span, so that it can be encoded piecewise and by several threads."""
+    """Cut a long text where no token can span, so that it can be worked on piece by piece."""
     if len(text) <= _PIECE_CHARACTERS:
         return [text]
     parts = []

@@ -75,8 +75,9 @@ class _Loop:
         begun = time.perf_counter()
         update = take_step(run)
         state.step += 1
-        seconds = self._measure(update, begun)
-        agreed = self._agree(update)
+        pulls = self._pulls()
+        seconds = self._measure(update, begun, pulls)
+        agreed = self._agree(update, pulls)
         self._adopt(agreed)
         state.stop = self._reason(agreed)
         validation, is_best = self._validate() if self._validation_is_due() else (None, False)
@@ -108,13 +109,13 @@ class _Loop:
     def _pulls(self) -> bool:
         """Whether the values of this step are fetched from the device now; the same on all workers."""
         run = self._run
-        if run.arithmetic.device.type == "cpu" or len(run.measurements) >= MOST_PENDING:
+        if run.arithmetic.device.type == "cpu" or len(run.measurements) + 1 >= MOST_PENDING:
             return True
         return run.state.stride is not None and run.state.step % run.state.stride == 0
 
-    def _measure(self, update: Update, begun: float) -> float:
+    def _measure(self, update: Update, begun: float, pulls: bool) -> float:
         """Take note of the step; its seconds."""
-        if self._pulls():
+        if pulls:
             # Waits for the device, so that the time of the steps that it had in its queue is counted.
             float(update.nats)
         seconds = time.perf_counter() - begun
@@ -122,10 +123,10 @@ class _Loop:
         self._run.measurements.add(Measured(self._run.state.step, update.nats, update.grad_norm, rate, tokens, seconds))
         return seconds
 
-    def _agree(self, update: Update) -> _Agreed:
+    def _agree(self, update: Update, pulls: bool) -> _Agreed:
         """One small sum over the workers, which also completes the step's loss where that has arrived."""
         run = self._run
-        nats = run.measurements.local_nats() if self._pulls() else []
+        nats = run.measurements.local_nats() if pulls else []
         said = (0.0, 0.0, 0.0, 0.0) if run.collective.rank else self._look_at_clock(update)
         sums = run.collective.sum([float(self._stop_requested()), *said, *nats])
         if nats:

@@ -60,6 +60,7 @@ def make_run(kind: str, collective: Collective | None = None, **train: Any) -> T
                 "bptt_length": 11,
                 "batch_tokens": 240,
                 "label_smoothing": 0.1,
+                "validate_every": 8,
                 **train,
             }
         ),

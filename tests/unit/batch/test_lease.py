@@ -18,7 +18,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(LeaseHeldError, match=f"held by process {os.getpid()}"), lease(store):
             pass
     assert current_holder(store) is None
-    assert store.list() == []
+    assert store.files() == []
 
 
 def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path) -> None:

@@ -32,16 +32,16 @@ def test_write_read_list_delete(store: Store) -> None:
     store.write_json("b.json", {"k": ["ü", 1]})
     assert store.read_bytes("a/x.bin") == b"two"
     assert store.read_json("b.json") == {"k": ["ü", 1]}
-    assert store.list() == ["a/x.bin", "b.json"]
-    assert store.list("a") == ["a/x.bin"]
-    assert store.list("nowhere") == []
+    assert store.files() == ["a/x.bin", "b.json"]
+    assert store.files("a") == ["a/x.bin"]
+    assert store.files("nowhere") == []
     assert store.exists("a/x.bin")
     assert not store.exists("a/y.bin")
     assert store.size_bytes() == 3 + len(store.read_bytes("b.json"))
     store.delete("b.json")
     store.delete("b.json")
     store.delete("a")
-    assert store.list() == []
+    assert store.files() == []
 
 
 def test_create_is_exclusive(store: Store) -> None:
@@ -57,7 +57,7 @@ def test_upload_and_fetch_a_tree(store: Store, tmp_path: Path) -> None:
     (source / "deep" / "two.txt").write_text("2")
     store.upload(source, "tree")
     store.upload(source / "one.txt", "alone.txt")
-    assert store.list() == ["alone.txt", "tree/deep/two.txt", "tree/one.txt"]
+    assert store.files() == ["alone.txt", "tree/deep/two.txt", "tree/one.txt"]
     for _ in range(2):
         fetched = store.fetch("tree")
         assert sha256_tree(fetched) == sha256_tree(source)
@@ -79,7 +79,7 @@ def test_bad_json_names_the_file(store: Store) -> None:
 
 def test_probe_leaves_nothing_behind(store: Store) -> None:
     store.check_writable()
-    assert store.list() == []
+    assert store.files() == []
 
 
 def test_places(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UnreachableError, match="No space left"):
         store.write_bytes("x", b"new")
     assert store.read_bytes("x") == b"old"
-    assert store.list() == ["x"]
+    assert store.files() == ["x"]
 
 
 def _race(folder: str, results: "multiprocessing.Queue[bool]") -> None:

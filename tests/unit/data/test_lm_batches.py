@@ -53,7 +53,6 @@ def previous_tokens(tokens):
 
 
 @settings(max_examples=50, deadline=None)
-@settings(max_examples=50, deadline=None)
 @given(CASES.filter(enough))
 def test_each_token_is_a_target_once_an_epoch_after_its_predecessor(case):
     tokens = documents(case["lengths"])
@@ -72,7 +71,6 @@ def test_each_token_is_a_target_once_an_epoch_after_its_predecessor(case):
 
 
 @settings(max_examples=50, deadline=None)
-@settings(max_examples=50, deadline=None)
 @given(CASES.filter(enough))
 def test_lanes_joined_are_the_permuted_documents(case):
     tokens = documents(case["lengths"])
@@ -90,7 +88,6 @@ def test_lanes_joined_are_the_permuted_documents(case):
 
 
 @settings(max_examples=50, deadline=None)
-@settings(max_examples=50, deadline=None)
 @given(CASES.filter(enough))
 def test_workers_share_the_lanes_of_one_batch(case):
     tokens = documents(case["lengths"])
@@ -107,7 +104,6 @@ def test_workers_share_the_lanes_of_one_batch(case):
             assert (part.global_tokens, part.reset) == (batch.global_tokens, step == 0)
 
 
-@settings(max_examples=50, deadline=None)
 @settings(max_examples=50, deadline=None)
 @given(CASES.filter(enough), st.randoms(use_true_random=False))
 def test_batch_is_a_function_of_the_step(case, random):
@@ -162,7 +158,6 @@ def test_impossible_rank_is_refused():
         LmBatches(documents([60]), lanes=4, bptt_length=5, seed=0, rank=2, world_size=2)
 
 
-@settings(max_examples=50, deadline=None)
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 12), max_size=12), st.integers(1, 6), st.integers(1, 5), st.booleans())
 def test_streams_score_each_document_from_its_start(lengths, bptt_length, max_rows, with_empty):

@@ -14,7 +14,6 @@ def listed(tokens):
 
 
 @settings(max_examples=50, deadline=None)
-@settings(max_examples=50, deadline=None)
 @given(ROWS)
 def test_rows_come_back(rows):
     tokens = Ragged.from_rows(rows)
@@ -26,14 +25,12 @@ def test_rows_come_back(rows):
 
 
 @settings(max_examples=50, deadline=None)
-@settings(max_examples=50, deadline=None)
 @given(st.lists(ROWS, max_size=4))
 def test_concatenate(parts):
     joined = Ragged.concatenate([Ragged.from_rows(rows) for rows in parts])
     assert listed(joined) == [row for rows in parts for row in rows]
 
 
-@settings(max_examples=50, deadline=None)
 @settings(max_examples=50, deadline=None)
 @given(ROWS, st.data())
 def test_slice_and_gather(rows, data):

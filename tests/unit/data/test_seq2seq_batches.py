@@ -56,7 +56,6 @@ def check_rows(batch, source, target):
 
 
 @settings(max_examples=50, deadline=None)
-@settings(max_examples=50, deadline=None)
 @given(CASES)
 def test_each_pair_comes_once_an_epoch_within_the_budget(case):
     source, target = corpus(case["lengths"])
@@ -75,7 +74,6 @@ def test_each_pair_comes_once_an_epoch_within_the_budget(case):
     assert positions(batches.batch(0)) == max(positions(batches.batch(step)) for step in range(steps))
 
 
-@settings(max_examples=50, deadline=None)
 @settings(max_examples=50, deadline=None)
 @given(CASES)
 def test_shares_of_workers_make_up_the_batch(case):
@@ -100,7 +98,6 @@ def test_shares_of_workers_make_up_the_batch(case):
     assert workers[0].padding_share(0) == pytest.approx(1 - real / padded)
 
 
-@settings(max_examples=50, deadline=None)
 @settings(max_examples=50, deadline=None)
 @given(CASES, st.randoms(use_true_random=False))
 def test_batch_is_a_function_of_the_step(case, random):
@@ -161,7 +158,6 @@ def test_later_epochs_do_not_start_with_the_largest_batch():
     assert len(set(firsts)) > 1
 
 
-@settings(max_examples=50, deadline=None)
 @settings(max_examples=50, deadline=None)
 @given(CASES)
 def test_evaluation_takes_each_pair_once_longest_first(case):

@@ -41,7 +41,7 @@ def test_one_shard_stays_in_its_memory_map(store):
     assert manifest["counts"] == {"dropped": 3}
     assert manifest["tokens"] == {name: column.num_tokens for name, column in columns.items()}
     assert read_manifest(store, "train") == manifest
-    assert store.list("tokens/train") == sorted([manifest["shards"][0]["name"], "tokens/train/manifest.json"])
+    assert store.files("tokens/train") == sorted([manifest["shards"][0]["name"], "tokens/train/manifest.json"])
 
 
 def test_path_is_read_like_a_store(store, tmp_path):
@@ -55,7 +55,6 @@ def test_many_shards_come_back_in_order(store):
     assert listed(read_tokens(store, "train")) == listed(pairs(100))
 
 
-@settings(max_examples=15, deadline=None)
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(50, 900))
 def test_shards_do_not_depend_on_how_rows_were_appended(tmp_path_factory, sizes, shard_bytes):

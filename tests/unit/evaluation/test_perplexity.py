@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from rnnlm.data.ragged import Ragged
-from rnnlm.evaluation.attention import attention_weights
 from rnnlm.evaluation.perplexity import bytes_reason, perplexity, score_documents, score_targets
 from rnnlm.text.tokenizer import Tokenizer
 
@@ -85,10 +84,3 @@ def test_targets_are_scored_after_the_true_ones(translator, batch_tokens):
                 previous = token
         assert nats[row] == pytest.approx(total, rel=1e-4)
     assert done[-1] == (8, 8)
-
-
-def test_attention_of_a_pair(translator, blind_translator):
-    weights_TS = attention_weights(translator.model, np.array([5, 6, 7]), np.array([9, 10]))
-    assert weights_TS.shape == (3, 4)
-    np.testing.assert_allclose(weights_TS.sum(1), 1.0, rtol=1e-5)
-    assert attention_weights(blind_translator.model, np.array([5]), np.array([9])) is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rnnlm.evaluation.baselines import Baseline
-from rnnlm.evaluation.plots import attention_png, baselines_png, curves_png, length_bars_png, report_pngs
+from rnnlm.evaluation.plots import _thinned, attention_png, baselines_png, curves_png, length_bars_png, report_pngs
 from rnnlm.evaluation.report import LengthBin, Report
 
 BINS = [LengthBin(1, 4, 10, 40.0), LengthBin(5, 9, 12, 30.0)]
@@ -37,6 +37,16 @@ def test_curves_of_a_training_that_hardly_began(history):
     size(curves_png(history))
 
 
+def test_long_curves_are_drawn_as_means_of_neighbours():
+    values = np.arange(2_500.0)
+    thinned = _thinned(values)
+    assert len(thinned) == 834
+    assert thinned[0] == 1.0
+    assert thinned[-1] == 2_499.0
+    assert _thinned(values[:1_000]).tolist() == values[:1_000].tolist()
+    size(curves_png({"train/loss_nats": (values, values)}))
+
+
 def test_a_curve_that_stays_flat():
     size(curves_png({"optim/learning_rate": (list(range(10)), [0.5] * 10)}))
 
@@ -53,8 +63,8 @@ def test_bars_by_length():
 
 def test_attention_draws_any_token_and_leaves_out_what_does_not_fit():
     small = attention_png(np.eye(3), ["a", "$b$", " 日本"], ["\n", "x" * 40, "<eos>"])
-    large = attention_png(np.ones((80, 90)), ["s"] * 90, ["t"] * 80)
-    capped = attention_png(np.ones((60, 60)), ["s"] * 60, ["t"] * 60)
+    large = attention_png(np.ones((41, 42)), ["s"] * 42, ["t"] * 41)
+    capped = attention_png(np.ones((40, 40)), ["s"] * 40, ["t"] * 40)
     assert size(large) == size(capped) > size(small)
     assert large == capped
 

@@ -134,7 +134,7 @@ def test_memory_and_state_are_selected_by_rows(model: Seq2Seq) -> None:
 
 
 def test_beams_of_a_source_share_its_memory(model: Seq2Seq) -> None:
-    sources, lengths, inputs, _ = _pairs()
+    sources, lengths, _, _ = _pairs()
     memory = model.encode(sources, lengths)
     rows = torch.arange(5).repeat_interleave(3)
     state = model.init_state(memory).select(rows).map(torch.randn_like)
@@ -151,6 +151,27 @@ def test_state_and_gradient_are_finite_in_bf16_autocast() -> None:
     objective.backward()
     exact, _ = model.loss(*_pairs(), masks=MaskContext(0, 0, torch.arange(5)))
     torch.testing.assert_close(objective, exact, rtol=0.02, atol=0)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_equals_cpu_and_runs_in_bf16(model: Seq2Seq) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    pairs, rows = _pairs(), torch.arange(5)
+    expected, _ = model.loss(*pairs, masks=MaskContext(0, 3, rows), label_smoothing=0.1)
+    model = model.cuda()
+    moved = [tensor.cuda() for tensor in pairs]
+    masks = MaskContext(0, 3, rows.cuda())
+    objective, _ = model.loss(*moved, masks=masks, label_smoothing=0.1)
+    torch.testing.assert_close(objective.cpu(), expected, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cuda", torch.bfloat16):
+        half, _ = model.loss(*moved, masks=masks, label_smoothing=0.1)
+        memory = model.encode(moved[0], moved[1])
+        log_probs, _ = model.step(moved[2][:, 0], model.init_state(memory), memory)
+    half.backward()
+    torch.testing.assert_close(half.cpu(), expected, rtol=0.02, atol=0.1)
+    assert log_probs.dtype == torch.float32
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 

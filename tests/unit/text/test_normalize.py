@@ -34,13 +34,11 @@ def test_unknown_form_is_refused():
 
 
 @settings(max_examples=50, deadline=None)
-@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_default_changes_nothing(text):
     assert Normalizer(NormalizeConfig())(text) == text
 
 
-@settings(max_examples=50, deadline=None)
 @settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_collapse_leaves_single_spaces_and_as_many_lines(text):

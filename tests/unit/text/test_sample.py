@@ -37,7 +37,6 @@ def test_one_large_text_is_cut(line, total):
 
 
 @settings(max_examples=50, deadline=None)
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text()), st.integers(0, 100), st.booleans())
 def test_budget_holds(texts, max_bytes, known):
     total = sum(map(num_bytes, texts)) if known else None

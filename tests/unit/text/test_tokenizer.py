@@ -23,7 +23,14 @@ TEXTS = [
     "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich <eos> <pad>",
     "def f(x):\n        return x\n\ndef g(x):\n        return f(x)\n",
 ]
-SPECIAL_TEXT = st.lists(st.one_of(st.text(), st.sampled_from(["<eos>", "<pad>", "<unk>", "\n", "  ", "the", "\r\n"])))
+BLANKS = " \n\t\r\v\f\x1c\x1f\x85\u00a0\u2003\u2028\u3000\u180e\u200b"
+SPECIAL_TEXT = st.lists(
+    st.one_of(
+        st.text(),
+        st.text(BLANKS + "a1!'"),
+        st.sampled_from(["<eos>", "<pad>", "<unk>", "\n", "  ", "the", "it's", "\r\n", " fox"]),
+    )
+)
 
 
 def train(kind, texts=TEXTS, vocab_size=400, min_frequency=1):
@@ -50,7 +57,6 @@ def test_ids_of_special_tokens():
     assert [BPE.keeps_blanks, WORD.keeps_blanks, CHAR.keeps_blanks] == [True, False, True]
 
 
-@settings(max_examples=50, deadline=None)
 @settings(max_examples=50, deadline=None)
 @given(SPECIAL_TEXT.map("".join))
 def test_bpe_gives_every_text_back(text):
@@ -93,23 +99,26 @@ def test_bpe_decodes_broken_bytes_to_replacement_characters():
     assert "\ufffd" in BPE.decode([ids[:2]])[0]
 
 
-@settings(max_examples=50, deadline=None)
-@settings(max_examples=50, deadline=None)
-@given(SPECIAL_TEXT.map("".join), st.integers(1, 12), st.integers(1, 30))
-def test_cutting_long_texts_changes_no_token(text, piece, group):
-    (expected,) = BPE.encode([text])
+@settings(max_examples=60, deadline=None)
+@given(st.lists(SPECIAL_TEXT.map("".join)), st.integers(1, 12), st.integers(1, 30), st.sampled_from([1, 1 << 20]))
+def test_ids_are_those_of_the_library(texts, piece, group, cache):
+    library = tokenizers.Tokenizer.from_str(BPE.to_json())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bpe, "_PIECE_CHARACTERS", piece)
         patch.setattr(bpe, "_GROUP_CHARACTERS", group)
-        assert "".join(bpe.pieces(text)) == text
-        (cut,) = BPE.encode([text])
-    assert cut.tolist() == expected.tolist()
+        patch.setattr(bpe, "_CACHE_SIZE", cache)
+        assert ["".join(bpe.pieces(text)) for text in texts] == texts
+        encoded = BPE.encode(texts)
+        documents = BPE.encode_documents(texts)
+    for text, ids, document in zip(texts, encoded, documents, strict=True):
+        assert ids.tolist() == library.encode(text).ids
+        assert document.tolist() == [*ids.tolist(), EOS_ID]
+        assert ids.flags.writeable
 
 
 def test_long_prose_is_cut():
-    text = "one two\nthree " * 30_000
-    assert len(bpe.pieces(text)) > 5
-    assert len(bpe.pieces("x" * 200_000)) == 1
+    assert len(bpe.pieces("one two\nthree " * 300_000)) == 5
+    assert len(bpe.pieces("x" * 3_000_000)) == 1
 
 
 def test_word_ids_are_by_frequency_then_alphabet():
@@ -137,7 +146,6 @@ def test_word_decode_turns_eos_into_newlines():
     assert words.decode([[3, 4, 1, 1, 4, 2, 1, 0, 0], [], [1], [1, 3]]) == ["a b\n\nb <unk>", "", "", "\na"]
 
 
-@settings(max_examples=50, deadline=None)
 @settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_char_gives_known_characters_back(text):

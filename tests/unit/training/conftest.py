@@ -22,8 +22,10 @@ def one_thread() -> None:
 
 
 def random_rows(num_rows: int, seed: int, *, ends: bool = False) -> Ragged:
+    """Numbers counted up from a random one, which is something to learn."""
     random = np.random.default_rng(seed)
-    rows = [random.integers(2, VOCAB_SIZE, random.integers(3, 20)) for _ in range(num_rows)]
+    lengths = random.integers(3, 20, num_rows)
+    rows = [2 + (random.integers(0, 22) + np.arange(length)) % (VOCAB_SIZE - 2) for length in lengths]
     return Ragged.from_rows([np.append(row, 1) if ends else row for row in rows])
 
 

@@ -1,0 +1,196 @@
+"""Generate for every row of the input files: as many rows out as in, in order, and nothing twice."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnnlm.batch.config import BatchConfig
+from rnnlm.config import Config, apply_overrides, merge
+from rnnlm.decoding.config import DecodeConfig
+from rnnlm.errors import UsageError
+from rnnlm.stages.context import Options, Outcome, Surroundings, in_ray_job
+
+if TYPE_CHECKING:
+    from rnnlm.batch.inputs import Shard, Snapshot
+    from rnnlm.batch.job import Job
+    from rnnlm.batch.run import ShardWork
+    from rnnlm.integrations.mlflow_registry import Resolved
+
+SHOWN_ROWS = 3
+
+
+class Settings(Config):
+    """The settings of a batch job; those of decoding lie over what the model package says."""
+
+    decode: DecodeConfig = DecodeConfig()
+    generate: BatchConfig = BatchConfig()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or a folder.
+        inputs: files or globs.
+        output: absolute path or URI of the output folder.
+        overrides: `decode.*` and `generate.*` settings.
+    """
+
+    model: str
+    inputs: tuple[str, ...]
+    output: str
+    overrides: tuple[str, ...]
+
+
+def request(model: str, inputs: Sequence[str], output: str, overrides: Sequence[str], base: Path) -> Request:
+    """Sort out the command line. Overrides that directly follow `--input` are told from files by their first word.
+
+    Raises:
+        ConfigError: a setting that does not exist, or a value out of range.
+        UsageError: a relative path in a Ray job.
+    """
+    settings = [word for word in inputs if word.startswith(("decode.", "generate.")) and "=" in word]
+    files = [word for word in inputs if word not in settings]
+    everything = (*settings, *overrides)
+    Settings.parse(apply_overrides(Settings, {}, everything), "command line")
+    if in_ray_job():
+        relative = [path for path in (*files, output) if "://" not in path and not Path(path).is_absolute()]
+        if relative:
+            raise UsageError(
+                f"{relative[0]}: in a Ray job the working directory is a temporary copy; give absolute paths or URIs"
+            )
+    if not files:
+        raise UsageError("--input: names no file")
+    if not model.startswith("models:") and "://" not in model:
+        model = str((base / model).resolve())
+    where = output if "://" in output else str((base / output).resolve())
+    return Request(model, tuple(files), where, everything)
+
+
+def run(asked: Request, where: Surroundings) -> Outcome:
+    """Do the stage."""
+    from rnnlm.batch import job as jobs
+    from rnnlm.storage import Store
+
+    with where.starting_up():
+        model, job, taken = prepare(asked, where.options, where)
+    output = Store(asked.output)
+    folder = job.folder(output)
+    outcome = Outcome("generate", artifacts={"output": folder.uri, "manifest": folder.path(jobs.MANIFEST_FILE)})
+    existing = jobs.manifest(folder)
+    if existing is not None:
+        where.console.say(f"generate: {folder.uri} was finished on {existing['finished'][:19]}; nothing to do")
+        outcome.skipped = True
+        manifest = existing
+    else:
+        manifest = _work(job, taken, model, output, where, outcome)
+    outcome.metrics = _figures(manifest)
+    outcome.notes = _samples(folder, manifest)
+    outcome.startup_s = where.startup_s
+    return outcome
+
+
+def prepare(asked: Request, options: Options, where: Surroundings) -> "tuple[Resolved, Job, Snapshot]":
+    """Find model and input, and settle the settings.
+
+    Raises:
+        UsageError: unknown model or alias, missing file or column.
+        DataError: an input file is empty or not text.
+    """
+    from rnnlm.batch import inputs
+    from rnnlm.batch.job import Job, ModelIdentity
+    from rnnlm.integrations import mlflow_registry
+    from rnnlm.package import read_info
+
+    tracking = where.tracking if asked.model.startswith("models:") else None
+    model = mlflow_registry.resolve(asked.model, tracking)
+    defaults = {"decode": read_info(model.folder).decode.plain()}
+    settings = Settings.parse(merge(defaults, apply_overrides(Settings, {}, asked.overrides)), "command line")
+    taken = inputs.snapshot(asked.inputs, options.base, settings.generate)
+    identity = ModelIdentity(model.digest, model.name, model.version)
+    return model, Job(identity, taken.plain(), settings.decode, settings.generate), taken
+
+
+def check(asked: Request, where: Surroundings) -> list[str]:
+    """What the job would do; writes nothing."""
+    model, job, taken = prepare(asked, where.options, where)
+    lines = [
+        f"model: {model.name} {model.version} ({model.digest[:12]})",
+        f"rows: {taken.num_rows:,} in {len(taken.files)} files",
+    ]
+    return [
+        *lines,
+        f"output: {asked.output}/run={job.key} in {len(job.shard_names)} parts",
+        f"decode: {job.decode.effective()}",
+    ]
+
+
+def _work(
+    job: "Job", taken: "Snapshot", model: "Resolved", output: Any, where: Surroundings, outcome: Outcome
+) -> dict[str, Any]:
+    from rnnlm.batch.run import run_job
+
+    tracking = where.tracking
+    run_id = tracking.start_run(
+        f"{model.name}/batch", f"generate {job.key}", "generate", tags={"rnnlm.key": job.key, "rnnlm.model": f"{model.name}/{model.version}"},
+        params={"decode": job.decode.effective(), "model": model.name, "version": model.version, "rows": taken.num_rows},
+        inputs={entry["name"]: entry["sha256"] for entry in taken.plain()},
+    )  # fmt: skip
+    outcome.run_id = run_id
+    with tracking.closing(run_id), where.console.progress("generate", taken.num_rows) as progress:
+        done = 0
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            progress.update(done, taken.num_rows, "rows")
+
+        manifest = run_job(job, taken, output, _worker(job, taken, model, where, advance))
+        outcome.seconds = manifest["seconds"]
+        tracking.log_metrics(run_id, _figures(manifest))
+        tracking.log_json(run_id, manifest, "manifest.json")
+        tracking.set_tags(run_id, {"rnnlm.output": job.folder(output).uri})
+    return manifest
+
+
+def _worker(
+    job: "Job", taken: "Snapshot", model: "Resolved", where: Surroundings, advance: Callable[[int], None]
+) -> "Callable[[ShardWork, Iterator[Shard]], None]":
+    """In this process where the input is small, else on a pool of Ray actors."""
+    from rnnlm.batch.run import in_process
+
+    if taken.num_rows <= job.batch.in_process_rows and where.options.address is None:
+        from rnnlm.package import load_package
+
+        with where.starting_up():
+            return in_process(load_package(model.folder), advance)
+    from rnnlm.integrations import ray_generate
+
+    options = where.options
+    placement = where.ray.placement(options.workers, options.cpus_per_worker, options.gpus_per_worker)
+    return ray_generate.on_actors(model.folder, placement, advance)
+
+
+def _figures(manifest: dict[str, Any]) -> dict[str, float]:
+    statuses = {f"batch/rows_{status}": float(count) for status, count in manifest["by_status"].items()}
+    rate = {"batch/rows_per_second": manifest["rows"] / max(manifest["seconds"], 1e-6)}
+    return {"batch/rows": float(manifest["rows"])} | statuses | rate
+
+
+def _samples(folder: Any, manifest: dict[str, Any]) -> list[str]:
+    from rnnlm.batch import job as jobs
+
+    lines = [
+        f"  {manifest['rows']:,} rows: "
+        + ", ".join(f"{count:,} {status}" for status, count in manifest["by_status"].items())
+    ]
+    for row in jobs.read_rows(folder, SHOWN_ROWS):
+        lines += [f"    {_cut(row['source'])}", f"      -> {_cut(row['output'])}"]
+    return lines
+
+
+def _cut(text: str | None, width: int = 110) -> str:
+    shown = (text or "").replace("\n", " ⏎ ")
+    return shown if len(shown) <= width else shown[: width - 1] + "…"
