@@ -10,7 +10,7 @@ from rnnlm.data.config import AlignedFiles, ColumnsConfig, DataConfig
 from rnnlm.data.files import InputFile, Problems, count_lines, expand, inspect, labels
 from rnnlm.data.rows import checked, read_table, rows_of_records
 from rnnlm.data.units import Groups, Item, RowCounts, UnitKind, aligned_units, documents, table_units
-from rnnlm.errors import DataError
+from rnnlm.errors import DataError, UsageError
 
 SPLITS = ("train", "valid", "test")
 
@@ -177,7 +177,7 @@ def _demo_sources(name: str, is_text: bool, demo_rows: DemoRows) -> Sources:
     }
     if "train" not in splits or not set(roles.values()) <= set(rows["train"][0]):
         kind = "documents" if is_text else "source/target pairs"
-        raise DataError(f"data.demo: {name!r} does not have {kind}")
+        raise UsageError(f"data.demo: {name!r} does not have {kind}, which the task learns from")
     num_bytes = sum(len(str(row.get("text", ""))) + len(str(row.get("source", ""))) for row in rows["train"])
     return Sources(splits, {f"demo/{name}": digest(rows)}, num_bytes, is_text)
 

@@ -201,7 +201,8 @@ def tokenize_corpus(
         tokenizer: the vocabulary's kind and size.
         seed: of the experiment; chooses the sample for the vocabulary.
         progress: told about bytes of text.
-        distribute: encodes corpora of `ray_threshold_bytes` and more; without it they are encoded here too.
+        distribute: encodes the splits of several files, in corpora of `ray_threshold_bytes` and more; without it they
+            are encoded here too.
         ray_threshold_bytes: UTF-8 bytes of all texts.
 
     Returns:
@@ -218,10 +219,11 @@ def tokenize_corpus(
     store.write_bytes(TOKENIZER_FILE, vocabulary.to_json().encode())
     files = {split: split_files(corpus, split) for split in OUTPUT_SPLITS}
     total = sum(file.text_bytes for split in files.values() for file in split)
-    run = distribute if distribute is not None and total >= ray_threshold_bytes else _here
+    elsewhere = distribute if total >= ray_threshold_bytes else None
     splits, done = {}, 0
     for split, part in files.items():
         if part:
+            run = elsewhere if elsewhere is not None and len(part) > 1 else _here
             chunks = run(corpus, split, part, vocabulary, settings)
             splits[split] = _write_split(store, split, _watched(chunks, part, done, total, progress), settings)
             done += sum(file.text_bytes for file in part)

@@ -38,7 +38,7 @@ class TokenDictionary:
 
 
 def learn_dictionary(
-    pairs: Iterable[tuple[str, str]], *, iterations: int = 5, max_links: int = 6_000_000
+    pairs: Iterable[tuple[str, str]], *, iterations: int = 5, max_links: int = 4_000_000
 ) -> TokenDictionary:
     """Learn a dictionary from (source, target) pairs.
 

@@ -9,7 +9,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow.models import Model

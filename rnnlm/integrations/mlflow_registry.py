@@ -189,11 +189,11 @@ class Registry:
 
     def _download(self, version: Version, scratch: Path) -> Path:
         with self._reaching():
-            source = self._client.get_model_version(version.name, version.version).source
+            location = self._client.get_model_version_download_uri(version.name, version.version)
             try:
                 return Path(
                     download_artifacts(
-                        artifact_uri=f"{source}/artifacts/{ARTIFACT}",
+                        artifact_uri=f"{location}/artifacts/{ARTIFACT}",
                         dst_path=str(scratch),
                         tracking_uri=self._tracking.uri,
                         registry_uri=self._tracking.uri,
@@ -206,7 +206,8 @@ class Registry:
         """Aliases of a registered model, alias to version; None where there is no such model."""
         with self._reaching():
             try:
-                return dict(self._client.get_registered_model(name).aliases)
+                aliases = self._client.get_registered_model(name).aliases
+                return {str(alias): str(version) for alias, version in aliases.items()}
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise

@@ -107,6 +107,30 @@ def placement(
     return Placement(workers, cpus, gpus)
 
 
+def trial_placement(
+    resources: Resources,
+    concurrency: int,
+    workers: int | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
+) -> tuple[Placement, int]:
+    """The processes of one trial of a search, and how many trials fit at one time, at most `concurrency`.
+
+    A trial of one worker trains in Tune's own process, which saves starting another.
+
+    Raises:
+        UsageError: the cluster is too small for one trial.
+    """
+    count = max(1, workers or 1)
+    cpus = cpus_per_worker or max(1, resources.num_cpus // (count * concurrency))
+    gpus = (1.0 if resources.num_gpus else 0.0) if gpus_per_worker is None else gpus_per_worker
+    _check_fits(resources, Placement(count, cpus, gpus))
+    at_once = min(concurrency, resources.num_cpus // (count * cpus))
+    if gpus:
+        at_once = min(at_once, int(resources.num_gpus // (count * gpus)))
+    return Placement(0 if count == 1 else count, cpus, gpus), at_once
+
+
 def _check_fits(resources: Resources, wanted: Placement) -> None:
     problems = []
     if wanted.num_workers * wanted.cpus_per_worker > resources.num_cpus:
@@ -160,6 +184,16 @@ class Session:
     ) -> Placement:
         """`placement` on this cluster."""
         return placement(self.resources, workers, cpus_per_worker, gpus_per_worker)
+
+    def trial_placement(
+        self,
+        concurrency: int,
+        workers: int | None = None,
+        cpus_per_worker: int | None = None,
+        gpus_per_worker: float | None = None,
+    ) -> tuple[Placement, int]:
+        """`trial_placement` on this cluster."""
+        return trial_placement(self.resources, concurrency, workers, cpus_per_worker, gpus_per_worker)
 
     def check_hosts(self, store: Store, tracking_uri: str | None = None) -> None:
         """On a cluster of several hosts: each one has to see the store, and the tracking server has to be one.

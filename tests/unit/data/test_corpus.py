@@ -10,7 +10,7 @@ from rnnlm.data.config import DataConfig
 from rnnlm.data.corpus import MANIFEST, read_manifest, read_rows, read_split, read_texts, split_files
 from rnnlm.data.ingest import IngestReport, ingest
 from rnnlm.data.sources import check_sources
-from rnnlm.errors import DataError, RnnlmError
+from rnnlm.errors import RnnlmError, UsageError
 from rnnlm.storage import Store, sha256_file
 
 Run = Callable[..., IngestReport]
@@ -146,7 +146,7 @@ def test_a_demo_corpus_comes_with_ids_and_tags(corpus: Store, tmp_path: Path) ->
     }
     assert list(sources.digests) == ["demo/translation"]
     data = DataConfig.parse({"demo": "python_docs"})
-    with pytest.raises(DataError, match="does not have source/target pairs"):
+    with pytest.raises(UsageError, match="does not have source/target pairs"):
         check_sources(data, is_text=False, base=tmp_path, demo_rows=demo_rows)
 
 

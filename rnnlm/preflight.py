@@ -1,0 +1,171 @@
+"""`--check`: is everything there, and what will it cost? Nothing is written and no Ray is started."""
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnnlm.console import Console
+from rnnlm.errors import UnreachableError
+from rnnlm.experiment import Experiment
+from rnnlm.interrupts import Interrupts
+from rnnlm.stages import ingest
+from rnnlm.stages.context import Context, Options
+
+if TYPE_CHECKING:
+    from rnnlm.models.language_model import LanguageModel
+    from rnnlm.models.seq2seq import Seq2Seq
+
+BYTES_PER_TOKEN = {"bpe": 3.5, "word": 5.5, "char": 1.0}
+"""Rough values for European languages, used until the corpus has been tokenized."""
+RAY_BYTES = 1_500_000_000
+"""What Ray's own processes and one worker's libraries take on one host."""
+MEASURED_STEPS = 3
+MEASURING_S = 20.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training will take."""
+
+    num_tokens: int
+    positions_per_step: int
+    steps: int
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float | None
+
+
+def check(experiment: Experiment, options: Options) -> list[str]:
+    """Look at input, store, tracking server and Ray, and estimate the training.
+
+    Returns:
+        Lines for people.
+
+    Raises:
+        RnnlmError: the first thing that cannot work.
+    """
+    sources = ingest.find_sources(Context(experiment, options, Console(), Interrupts()))
+    check_places(options)
+    from rnnlm.models.build import build_model, num_parameters
+
+    vocab_size = experiment.tokenizer.vocab_size
+    model = build_model(experiment.model, vocab_size)
+    counts = num_parameters(model)
+    found = estimate(experiment, sources.num_bytes, counts["total"], step_seconds(experiment, model, vocab_size))
+    hours = (
+        "not measured" if found.seconds is None else f"about {duration(found.seconds)} with all cores of this machine"
+    )
+    return [
+        f"{experiment.name}: fine",
+        f"  input       {sources.num_bytes / 1e6:,.1f} MB in {len(sources.digests)} files or sets",
+        f"  parameters  {counts['total']:,}, {counts['without_embeddings']:,} without embeddings",
+        f"  tokens      about {found.num_tokens:,} an epoch, vocabulary of {vocab_size:,}",
+        f"  steps       about {found.steps:,}, of at most {found.positions_per_step:,} positions each",
+        f"  memory      about {found.memory_bytes / 1e9:,.1f} GB with one worker, Ray included",
+        f"  disk        about {found.disk_bytes / 1e6:,.0f} MB in {options.store}",
+        f"  training    {hours}",
+        f"  tracking    {options.tracking_uri}",
+    ]
+
+
+def check_places(options: Options) -> None:
+    """Whether store, tracking server and Ray answer, without writing anything.
+
+    Raises:
+        UnreachableError: one of them does not.
+    """
+    if "://" not in options.store:
+        folder = Path(options.store)
+        while not folder.exists():
+            folder = folder.parent
+        if not os.access(folder, os.W_OK) or not folder.is_dir():
+            raise UnreachableError(f"store {options.store}: {folder} cannot be written")
+    if not options.tracking_uri.startswith("sqlite:"):
+        from rnnlm.integrations.mlflow_tracking import check_reachable
+
+        check_reachable(options.tracking_uri)
+    host, separator, port = (options.address or "").removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), 5.0).close()
+        except OSError as error:
+            raise UnreachableError(f"no Ray at {options.address}: {error.strerror or error}") from None
+
+
+def estimate(experiment: Experiment, num_bytes: int, num_parameters: int, step_s: float | None) -> Estimate:
+    """The sizes that follow from the corpus, the model and the recipe.
+
+    Args:
+        experiment: the recipe.
+        num_bytes: of text, decompressed, all splits.
+        num_parameters: of the model.
+        step_s: seconds of one step on this machine, if known.
+    """
+    train = experiment.train
+    num_tokens = max(1, round(num_bytes / BYTES_PER_TOKEN[experiment.tokenizer.kind]))
+    positions = train.lanes * train.bptt_length if experiment.is_text else train.batch_tokens
+    steps = train.max_steps or max(1, round(train.epochs * num_tokens / positions))
+    seconds = None if step_s is None else step_s * steps
+    if train.max_minutes is not None:
+        seconds = min(seconds or float("inf"), 60 * train.max_minutes)
+    copies = 4 + (experiment.optim.ema_decay is not None)  # weights, gradients, two moments, average
+    layers = _layers(experiment.model)
+    activations = 4 * positions * (16 * layers * experiment.model.hidden_size + 2 * experiment.model.embedding_size)
+    checkpoint = 4 * num_parameters * (copies - 1)
+    return Estimate(
+        num_tokens,
+        positions,
+        steps,
+        RAY_BYTES + 4 * copies * num_parameters + activations,
+        num_bytes + 4 * num_tokens + (train.keep_checkpoints + 2) * checkpoint,
+        seconds,
+    )
+
+
+def _layers(model: Any) -> int:
+    return int(model.num_layers if model.kind == "language_model" else model.encoder_layers + model.decoder_layers)
+
+
+def step_seconds(experiment: Experiment, model: "LanguageModel | Seq2Seq", vocab_size: int) -> float | None:
+    """Seconds of a forward and backward pass at the size of a step, measured on random tokens; None if that takes long."""
+    import torch
+
+    from rnnlm.models.language_model import LanguageModel
+
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(rows: int, length: int) -> torch.Tensor:
+        return torch.randint(3, vocab_size, (rows, length), generator=generator)
+
+    def step() -> None:
+        train = experiment.train
+        if isinstance(model, LanguageModel):
+            ids = tokens(train.lanes, train.bptt_length + 1)
+            loss = model.loss(ids[:, :-1], ids[:, 1:], model.init_state(train.lanes))[0]
+        else:
+            length = min(20, experiment.data.max_source_tokens)
+            rows = max(1, train.batch_tokens // (2 * length))
+            source, target = tokens(rows, length), tokens(rows, length)
+            loss = model.loss(source, torch.full((rows,), length), target, target)[0]
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    began = time.perf_counter()
+    step()  # the first one allocates
+    times: list[float] = []
+    while len(times) < MEASURED_STEPS:
+        if time.perf_counter() - began > MEASURING_S:
+            return min(times) if times else None
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return sorted(times)[len(times) // 2]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
