@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rnnlm.assemble import Lineage
     from rnnlm.decoding.generator import Generator
     from rnnlm.evaluation.gate import Decision
+    from rnnlm.evaluation.report import Report
 
 PACKAGE_FOLDER = "package"
 
@@ -33,7 +34,7 @@ def run(context: Context) -> Outcome:
         if folder.local() is None:
             folder.upload(local, PACKAGE_FOLDER)
         with context.mlflow_run(folder, "register", inputs) as run_id:
-            decision = decide(context, origin, generator, evaluated)
+            decision = decide(context, origin, generator)
             model = _register(context, local, run_id, decision, evaluated)
         outputs = {"package_digest": package_digest(local), "alias": alias(decision), "version": model.version}
         outputs["reason"] = decision.reason
@@ -52,29 +53,28 @@ def alias(decision: "Decision") -> str:
     return "champion" if decision.promote else "challenger"
 
 
-def decide(context: Context, origin: "Lineage", generator: "Generator", evaluated: "Record") -> "Decision":
-    """Score the challenger, and the champion if there is one, on the gate split, now and with the same code."""
+def decide(context: Context, origin: "Lineage", generator: "Generator") -> "Decision":
+    """Score the challenger on the gate split, beside the champion, or beside trivial baselines where there is none."""
     from rnnlm import assemble
     from rnnlm.evaluation import gate
-    from rnnlm.evaluation.baselines import Baseline
     from rnnlm.integrations import mlflow_registry
 
     experiment = context.experiment
     registry = mlflow_registry.Registry(context.tracking)
     champion = registry.champion(experiment.model_name)
-    if champion is None:
-        report = evaluated.store.read_json("report.json")
-        baselines = [Baseline(**values) for values in report["baselines"]]
-        return gate.decide(experiment.task, report["figures"], None, baselines)
     split = "gate" if origin.has_split("gate") else "valid"
     settings = assemble.gate_settings(experiment.evaluate, experiment.register_.max_rows)
+
+    def score(model: "Generator", baselines: bool) -> "Report":
+        return assemble.evaluate_split(model, origin, split, settings, baselines=baselines)
+
+    context.console.say(f"  scoring on {split}")
+    challenger = score(generator, champion is None)
+    if champion is None:
+        return gate.decide(experiment.task, challenger.figures, None, challenger.baselines)
     best = registry.load(champion)
-    sides = []
-    for name, model in (("challenger", generator), ("champion", best)):
-        context.console.say(f"  scoring the {name} on {split}")
-        sides.append(assemble.evaluate_split(model, origin, split, settings, baselines=False).figures)
     same = generator.tokenizer.digest == best.tokenizer.digest
-    return gate.decide(experiment.task, sides[0], sides[1], [], same_tokenizer=same)
+    return gate.decide(experiment.task, challenger.figures, score(best, False).figures, [], same_tokenizer=same)
 
 
 def _register(context: Context, package: Any, run_id: str, decision: "Decision", evaluated: "Record") -> Any:

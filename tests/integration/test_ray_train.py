@@ -59,7 +59,8 @@ def test_a_training_leaves_checkpoints_curves_and_history(corpus: Any, tracking:
 
     history = pq.read_table(tmp_path / str(result.history)).to_pydict()
     assert history["step"] == list(range(1, 41))
-    assert sum(history["tokens"]) == result.tokens == 40 * 4 * 10
+    assert sum(history["tokens"]) == result.tokens
+    assert 1_500 < result.tokens <= 40 * 4 * 10
     assert_curve_is_whole(tracking, logged["run_id"], 40)
     assert tracking.logged_steps(logged["run_id"], names.VALID_PERPLEXITY_LANED) == {10, 20, 30, 40}
     assert tracking.run_metrics(logged["run_id"])[names.TRAIN_LOSS] == history["loss_nats"][-1]

@@ -89,9 +89,7 @@ SENTENCES = [
                 times=(MONDAY,),
             ),
             "but",
-            Clause(
-                thing("car", "this"), lexicon.BE, "past", quality=LISTS["THING_ADJECTIVES"]["old"], times=(MONDAY,)
-            ),
+            Clause(thing("car", "this"), lexicon.BE, "past", quality=LISTS["THING_ADJECTIVES"]["old"], times=(MONDAY,)),
         ),
         "Mira and Tovan drove with the teachers to Velmar on Monday, but this car was old on Monday.",
         "Mira und Tovan sind am Montag mit den Lehrern nach Velmar gefahren, aber dieses Auto war am Montag alt.",

@@ -29,8 +29,10 @@ def test_german_nouns_are_capitalised_and_nothing_else_is():
 
 def test_gender_follows_the_endings_that_fix_it():
     for noun in NOUNS:
-        if noun.german.endswith(("in", "ei", "ung", "tät")) and noun.gender != "m":
-            assert noun.gender in ("f", "n" if noun.german == "Ei" else "f"), noun
+        if noun.german_plural.endswith("innen") or noun.german.endswith(("ung", "tät", "erei")):
+            assert noun.gender == "f", noun
+        if noun.german.endswith("er") and noun.german_plural == noun.german and noun.english != "window":
+            assert noun.gender in ("m", "n"), noun
 
 
 def test_participles_carry_the_prefix_and_infinitives_end_in_n():
@@ -59,7 +61,11 @@ def test_entries_are_typed():
 
 @pytest.mark.parametrize("kind", ["people", "towns"])
 def test_pools_of_names_are_disjoint_and_no_words(kind):
-    spelt = [getattr(entry, "name", entry) for pool in ("train", "valid", "test", "new") for entry in getattr(names(pool), kind)]
+    spelt = [
+        getattr(entry, "name", entry)
+        for pool in ("train", "valid", "test", "new")
+        for entry in getattr(names(pool), kind)
+    ]
     assert len(spelt) == len(set(spelt))
     assert not {word.lower() for word in spelt} & all_words()
     assert all(word.isalpha() and word.isascii() and word.istitle() for word in spelt)
@@ -67,7 +73,9 @@ def test_pools_of_names_are_disjoint_and_no_words(kind):
 
 def test_people_and_towns_share_no_name():
     pools = [names(pool) for pool in ("train", "valid", "test", "new")]
-    assert not {person.name for pool in pools for person in pool.people} & {town for pool in pools for town in pool.towns}
+    assert not {person.name for pool in pools for person in pool.people} & {
+        town for pool in pools for town in pool.towns
+    }
 
 
 def test_female_names_end_in_a():
