@@ -79,7 +79,7 @@ def snapshot(patterns: Sequence[str], base: Path, config: BatchConfig) -> Snapsh
     problems = files.Problems()
     paths = files.expand(list(patterns), base, "--input", problems)
     found = [
-        files.inspect(path, label, "--input", problems) for path, label in zip(paths, files.labels(paths), strict=True)
+        files.look_at(path, label, "--input", problems) for path, label in zip(paths, files.labels(paths), strict=True)
     ]
     for file in found:
         if file is not None and file.format != "text":

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rnnlm.data.units import Reject, Unit
@@ -100,21 +101,17 @@ class SplitWriter:
         self._store, self._split, self._schema = store, split, schema
         self._path = scratch / f"{split}.parquet"
         self._writer: pq.ParquetWriter | None = None
-        self._columns: list[list[Any]] = [[] for _ in schema]
-        self._group_bytes = self._file_bytes = self._file_units = 0
-        self._hash = hashlib.sha256()
+        self._units: list[Unit] = []
+        self._in_train: list[bool] = []
+        self._group_chars = self._file_bytes = self._file_units = 0
+        self._digests = [_ColumnDigest() for _ in schema]
 
     def add(self, unit: Unit, *, in_train: bool) -> None:
         """Write one unit."""
-        texts = [unit.source] if unit.target is None else [unit.source, unit.target]
-        encoded = [text.encode() for text in (unit.id, unit.tags, *texts)]
-        num_bytes = len(encoded[-1]) + (not encoded[-1].endswith(b"\n"))
-        # No text has a NUL in it, so these bytes can be taken apart in one way only.
-        self._hash.update(b"%d %d\0%b\0\n" % (in_train, num_bytes, b"\0".join(encoded)))
-        for column, value in zip(self._columns, [unit.id, *texts, num_bytes, in_train, unit.tags], strict=True):
-            column.append(value)
-        self._count(unit, num_bytes, sum(map(len, encoded[2:])), in_train)
-        if self._group_bytes >= ROW_GROUP_BYTES or len(self._columns[0]) >= ROW_GROUP_ROWS:
+        self._units.append(unit)
+        self._in_train.append(in_train)
+        self._group_chars += len(unit.source) + len(unit.target or "")
+        if self._group_chars >= ROW_GROUP_BYTES or len(self._units) >= ROW_GROUP_ROWS:
             self._write_group()
             if self._file_bytes >= FILE_BYTES:
                 self._finish_file()
@@ -123,30 +120,49 @@ class SplitWriter:
         """Finish the last file. The split's counts and files."""
         self._write_group()
         self._finish_file()
-        self.output.digest = self._hash.hexdigest()
+        columns = "".join(digest.hexdigest() for digest in self._digests)
+        self.output.digest = hashlib.sha256(columns.encode()).hexdigest()
         return self.output
 
-    def _count(self, unit: Unit, num_bytes: int, size: int, in_train: bool) -> None:
-        output = self.output
-        output.units += 1
-        output.lines += 1 if unit.target is not None else unit.source.count("\n") + (not unit.source.endswith("\n"))
-        output.num_bytes += num_bytes
-        output.text_bytes += size
-        output.in_train += in_train
-        self._group_bytes += size
-
     def _write_group(self) -> None:
-        if not self._columns[0]:
+        if not self._units:
             return
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd", compression_level=1)
-        arrays = [pa.array(column, kind) for column, kind in zip(self._columns, self._schema.types, strict=True)]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._file_bytes += self._group_bytes
-        self._file_units += len(self._columns[0])
-        self._group_bytes = 0
-        for column in self._columns:
-            column.clear()
+        batch = self._batch()
+        self._writer.write_batch(batch)
+        for digest, column in zip(self._digests, batch.columns, strict=True):
+            digest.update(column)
+        self._count(batch)
+        self._units, self._in_train, self._group_chars = [], [], 0
+
+    def _batch(self) -> pa.RecordBatch:
+        """The units that are held, as columns."""
+        ids, sources, targets, tags = zip(
+            *((unit.id, unit.source, unit.target, unit.tags) for unit in self._units), strict=True
+        )
+        texts = [pa.array(sources, pa.large_string())]
+        if "target" in self._schema.names:
+            texts.append(pa.array(targets, pa.large_string()))
+        ended = pc.ends_with(texts[-1], "\n").cast(pa.int64())
+        num_bytes = pc.subtract(pc.add(pc.binary_length(texts[-1]), 1), ended)
+        columns = [pa.array(ids, pa.string()), *texts, num_bytes, pa.array(self._in_train), pa.array(tags, pa.string())]
+        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+    def _count(self, batch: pa.RecordBatch) -> None:
+        output = self.output
+        texts = [batch.column(name) for name in self._schema.names if name in ("text", "source", "target")]
+        size = sum(_total(pc.binary_length(text)) for text in texts)
+        output.units += batch.num_rows
+        output.num_bytes += _total(batch.column("num_bytes"))
+        output.text_bytes += size
+        output.in_train += _total(batch.column("in_train"))
+        output.lines += batch.num_rows
+        if len(texts) == 1:
+            newlines = _total(pc.count_substring(texts[0], "\n"))
+            output.lines += newlines - _total(pc.ends_with(texts[0], "\n"))
+        self._file_bytes += size
+        self._file_units += batch.num_rows
 
     def _finish_file(self) -> None:
         if self._writer is None:
@@ -159,6 +175,32 @@ class SplitWriter:
         self._path.unlink()
         self.output.files.append(CorpusFile(name, self._file_units, self._file_bytes, digest))
         self._file_bytes = self._file_units = 0
+
+
+class _ColumnDigest:
+    """SHA-256 of a column's values, whatever batches they come in."""
+
+    def __init__(self) -> None:
+        self._content = hashlib.sha256()
+        self._lengths = hashlib.sha256()
+
+    def update(self, column: pa.Array) -> None:
+        """Add the values of a batch."""
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            lengths = pc.binary_length(column).cast(pa.int64())
+            size = _total(lengths)
+            assert column.offset == 0, "a fresh array begins where its buffer does"
+            self._content.update(memoryview(column.buffers()[2])[:size] if size else b"")
+            column = lengths
+        self._lengths.update(column.cast(pa.int64()).to_numpy().tobytes())
+
+    def hexdigest(self) -> str:
+        """The digest of what was added so far."""
+        return self._content.hexdigest() + self._lengths.hexdigest()
+
+
+def _total(column: pa.Array) -> int:
+    return int(pc.sum(column).as_py() or 0)
 
 
 class CorpusWriter:

@@ -127,7 +127,7 @@ def expand(patterns: str | Sequence[str], base: Path, key: str, problems: Proble
     return list(found)
 
 
-def inspect(path: Path, label: str, key: str, problems: Problems, *, as_text: bool = False) -> InputFile | None:
+def look_at(path: Path, label: str, key: str, problems: Problems, *, as_text: bool = False) -> InputFile | None:
     """Look at a file: its format, whether it is text, and what columns it has.
 
     Args:
@@ -143,7 +143,7 @@ def inspect(path: Path, label: str, key: str, problems: Problems, *, as_text: bo
     where = f"{key}: {path}"
     try:
         with reading(path):
-            return _inspect(path, label, as_text)
+            return _looked_at(path, label, as_text)
     except UsageError as error:
         problems.usage.append(f"{where}: {error}")
     except DataError as error:
@@ -153,7 +153,7 @@ def inspect(path: Path, label: str, key: str, problems: Problems, *, as_text: bo
     return None
 
 
-def _inspect(path: Path, label: str, as_text: bool) -> InputFile:
+def _looked_at(path: Path, label: str, as_text: bool) -> InputFile:
     with path.open("rb") as stream:
         gzipped = stream.read(2) == _GZIP
     with _open(path, gzipped) as stream:

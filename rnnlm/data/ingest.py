@@ -118,7 +118,7 @@ class _Ingest:
     ) -> None:
         self.readings: dict[str, SplitReading] = {}
         self._given = set(sources.splits)
-        self._total = sources.num_bytes
+        self._total = sources.num_bytes or None
         self._data, self._seed, self._writer, self._progress = data, seed, writer, progress
         self._normalize = Normalizer(data.normalize)
         self._train = _TrainKeys()

@@ -1,5 +1,7 @@
 """Where a corpus comes from, looked at before any work is done: files, a hub set, or a demo corpus."""
 
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +9,14 @@ from typing import Any, Protocol
 
 from rnnlm.config import digest
 from rnnlm.data.config import AlignedFiles, ColumnsConfig, DataConfig
-from rnnlm.data.files import InputFile, Problems, count_lines, expand, inspect, labels
+from rnnlm.data.files import InputFile, Problems, count_lines, expand, labels, look_at
 from rnnlm.data.rows import checked, read_table, rows_of_records
 from rnnlm.data.units import Groups, Item, RowCounts, UnitKind, aligned_units, documents, table_units
 from rnnlm.errors import DataError, UsageError
+from rnnlm.storage import sha256_file
 
 SPLITS = ("train", "valid", "test")
+_TEXT_DEMOS = ("python_docs",)
 
 
 class Records(Protocol):
@@ -117,7 +121,7 @@ class Sources:
     Attributes:
         splits: the given ones of train, valid and test.
         digests: name of each input to its SHA-256, for the record's identity.
-        num_bytes: about how large the text is, decompressed.
+        num_bytes: about how large the text is, decompressed; 0 where that is not known.
     """
 
     splits: dict[str, Origin]
@@ -170,16 +174,32 @@ def roles_of(columns: ColumnsConfig, *, is_text: bool) -> dict[str, str]:
 
 
 def _demo_sources(name: str, is_text: bool, demo_rows: DemoRows) -> Sources:
+    if is_text != (name in _TEXT_DEMOS):
+        raise UsageError(f"data.demo: {name!r} has no {'documents' if is_text else 'source/target pairs'}")
     roles = ({"text": "text"} if is_text else {"source": "source", "target": "target"}) | {"id": "id", "tags": "tags"}
-    rows = {split: [dict(row) for row in demo_rows(name, split)] for split in SPLITS}
     splits: dict[str, Origin] = {
-        split: RecordsOrigin(f"{name}/{split}", rows[split], roles, is_text) for split in SPLITS if rows[split]
+        split: RecordsOrigin(f"{name}/{split}", _DemoSplit(demo_rows, name, split), roles, is_text) for split in SPLITS
     }
-    if "train" not in splits or not set(roles.values()) <= set(rows["train"][0]):
-        kind = "documents" if is_text else "source/target pairs"
-        raise UsageError(f"data.demo: {name!r} does not have {kind}, which the task learns from")
-    num_bytes = sum(len(str(row.get("text", ""))) + len(str(row.get("source", ""))) for row in rows["train"])
-    return Sources(splits, {f"demo/{name}": digest(rows)}, num_bytes, is_text)
+    return Sources(splits, {f"demo/{name}": _code_digest(demo_rows)}, 0, is_text)
+
+
+@dataclass(frozen=True)
+class _DemoSplit:
+    """Rows that are made when they are asked for, as that takes seconds."""
+
+    demo_rows: DemoRows
+    name: str
+    split: str
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self.demo_rows(self.name, self.split))
+
+
+def _code_digest(function: DemoRows) -> str:
+    """SHA-256 of the package that makes the rows, and the Python release, which holds the texts of one of them."""
+    folder = Path(inspect.getfile(function)).parent
+    code = {path.name: sha256_file(path) for path in sorted(folder.glob("*.py"))}
+    return digest({"code": code, "python": list(sys.version_info[:3])})
 
 
 def _hub_sources(data: DataConfig, is_text: bool, found: Mapping[str, Records], problems: Problems) -> Sources:
@@ -216,7 +236,7 @@ def _file_sources(data: DataConfig, is_text: bool, base: Path, problems: Problem
 
 def _inspect_all(paths: Sequence[Path], key: str, problems: Problems, *, as_text: bool) -> list[InputFile]:
     looked = (
-        inspect(path, label, key, problems, as_text=as_text) for path, label in zip(paths, labels(paths), strict=True)
+        look_at(path, label, key, problems, as_text=as_text) for path, label in zip(paths, labels(paths), strict=True)
     )
     return [file for file in looked if file is not None]
 

@@ -1,7 +1,8 @@
 """Which split a unit belongs to: by a hash of its normalised source, so that rows with one source stay together.
 
-A unit's place depends on its source and the seed alone, not on the order or the number of the other units. Only where a
-split would come out empty is the unit nearest to it moved there, and a corpus of one document is cut at a line end.
+A unit's place depends on its source and the seed alone, not on the order or the number of the other units. Among few
+sources, where chance could leave a split empty or lopsided, the shares are met by rank instead, and a corpus of one
+document is cut at line ends.
 """
 
 import hashlib
@@ -11,6 +12,9 @@ from dataclasses import dataclass, field
 from rnnlm.data.units import Unit
 
 Normalize = Callable[[str], str]
+
+FEW_SOURCES = 100
+"""Up to so many distinct sources are divided by rank."""
 
 
 def source_key(text: str) -> bytes:
@@ -56,7 +60,7 @@ def keyed(unit: Unit, normalize: Normalize) -> Keyed:
 class Divider:
     """Divides units into splits by shares.
 
-    Units are held back until every split has one, so that a small corpus leaves none empty.
+    Units are held back until there are more than a few sources and every split has one.
 
     Args:
         shares: split to its share of the units; those with share 0 get none.
@@ -69,8 +73,10 @@ class Divider:
     rest: str
     seed: int
     purpose: str
-    _held: list[tuple[str, float, Keyed]] = field(default_factory=list)
+    _held: list[tuple[str, Keyed]] = field(default_factory=list)
+    _places: dict[bytes, float] = field(default_factory=dict)
     _missing: set[str] = field(default_factory=set)
+    _flowing: bool = False
 
     def __post_init__(self) -> None:
         self.shares = {split: share for split, share in self.shares.items() if share > 0}
@@ -81,46 +87,46 @@ class Divider:
         if not self.shares:
             yield self.rest, unit
             return
-        split, place = self._assign(unit.key)
-        self._missing.discard(split)
-        if not self._held and not self._missing:
+        place = position(unit.key, self.seed, self.purpose)
+        split = self._split_at(place)
+        if self._flowing:
             yield split, unit
             return
-        self._held.append((split, place, unit))
-        if not self._missing:
-            yield from ((split, unit) for split, _, unit in self._held)
+        self._held.append((split, unit))
+        self._places[unit.key] = place
+        self._missing.discard(split)
+        if len(self._places) > FEW_SOURCES and not self._missing:
+            self._flowing = True
+            yield from self._held
             self._held.clear()
 
     def finish(self) -> Iterator[tuple[str, Keyed]]:
-        """The units that are still held back, moved or cut so that no split is empty where that can be."""
-        if len(self._held) == 1 and self._held[0][2].unit.target is None:
-            yield from self._cut(self._held[0][2])
-        elif self._held:
-            moved = self._moved({unit.key: (split, place) for split, place, unit in self._held})
-            yield from ((moved[unit.key], unit) for _, _, unit in self._held)
+        """The units that are still held back: few sources, divided by rank, or a single document, which is cut."""
+        if len(self._held) == 1 and self._held[0][1].unit.target is None:
+            yield from self._cut(self._held[0][1])
+        else:
+            ranked = self._ranked()
+            yield from ((ranked[unit.key], unit) for _, unit in self._held)
         self._held.clear()
 
-    def _assign(self, key: bytes) -> tuple[str, float]:
-        place = position(key, self.seed, self.purpose)
+    def _split_at(self, place: float) -> str:
         bound = 0.0
         for split, share in self.shares.items():
             bound += share
             if place < bound:
-                return split, place
-        return self.rest, place
+                return split
+        return self.rest
 
-    def _moved(self, places: dict[bytes, tuple[str, float]]) -> dict[bytes, str]:
-        """Give each empty split the source with the lowest place of a split that has more than one."""
-        splits = {key: split for key, (split, _) in places.items()}
-        order = sorted(places, key=lambda key: places[key][1])
-        for empty in [self.rest, *self.shares]:
-            if empty in splits.values():
-                continue
-            count = {split: list(splits.values()).count(split) for split in set(splits.values())}
-            giver = next((key for key in order if count[splits[key]] > 1), None)
-            if giver is not None:
-                splits[giver] = empty
-        return splits
+    def _ranked(self) -> dict[bytes, str]:
+        """Split of each source: the lowest places fill the shares, each with one at least while the rest keeps one."""
+        order = iter(sorted(self._places, key=self._places.__getitem__))
+        left = len(self._places) - 1
+        splits: dict[bytes, str] = {}
+        for split, share in self.shares.items():
+            quota = min(left, max(1, round(share * len(self._places))))
+            left -= quota
+            splits.update((next(order), split) for _ in range(quota))
+        return splits | dict.fromkeys(order, self.rest)
 
     def _cut(self, whole: Keyed) -> Iterator[tuple[str, Keyed]]:
         shares = [1 - sum(self.shares.values()), *self.shares.values()]

@@ -1,8 +1,9 @@
 """The words of the synthetic corpora, as typed entries made from the lists in `words`.
 
-Entries are compared by identity: each stands once in its list.
+Entries are compared by identity: each stands once in its list. A list's order is its order of frequency.
 """
 
+import random
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -68,6 +69,11 @@ def _entries(table: str) -> list[list[str]]:
     return [[word.replace("_", " ") for word in part.split()] for part in parts if part.strip()]
 
 
+def _ranked(table: str) -> list[list[str]]:
+    """Entries in a fixed order that has nothing to do with gender or meaning: the rank sets how often one is drawn."""
+    return random.Random("ranks of the demo lexicon").sample(_entries(table), len(_entries(table)))
+
+
 def _noun(english: str, english_plural: str, gender: str, german: str, german_plural: str) -> Noun:
     genders: dict[str, Gender] = {"m": "m", "f": "f", "n": "n"}
     return Noun(english, english_plural, genders[gender], german, german_plural)
@@ -79,15 +85,15 @@ def _verb(base: str, third: str, past: str, infinitive: str, present: str, parti
 
 
 def _nouns(table: str) -> tuple[Noun, ...]:
-    return tuple(_noun(*entry) for entry in _entries(table))
+    return tuple(_noun(*entry) for entry in _ranked(table))
 
 
 def _adjectives(table: str) -> tuple[Adjective, ...]:
-    return tuple(Adjective(*entry) for entry in _entries(table))
+    return tuple(Adjective(*entry) for entry in _ranked(table))
 
 
 def _verbs(table: str) -> tuple[Verb, ...]:
-    return tuple(_verb(*entry) for entry in _entries(table))
+    return tuple(_verb(*entry) for entry in _ranked(table))
 
 
 PERSONS = _nouns(words.PERSONS)

@@ -14,7 +14,7 @@ import datasets
 
 from rnnlm.config import digest
 from rnnlm.data.config import DataConfig
-from rnnlm.data.files import InputFile, Problems, flat_names, inspect
+from rnnlm.data.files import InputFile, Problems, flat_names, look_at
 from rnnlm.data.rows import BAD_CSV, WRONG_FIELDS, BadRow, read_table
 from rnnlm.data.sources import SPLITS
 from rnnlm.errors import DataError, UnreachableError, UsageError
@@ -141,7 +141,7 @@ def _check_local(files: Mapping[str, list[str]]) -> dict[str, str]:
         for name in names:
             path = Path(name)
             if path.is_file():
-                file = inspect(path, path.name, f"data.hub split {split}", problems)
+                file = look_at(path, path.name, f"data.hub split {split}", problems)
                 if file is not None:
                     found[f"{split}/{path.name}"] = file.digest
                     _check_table(file, problems)

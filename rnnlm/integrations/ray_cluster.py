@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 256 << 20
 MAX_DEFAULT_WORKERS = 4
 CONNECT_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 5.0
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 COMMON_ENVIRONMENT = {
@@ -153,11 +155,13 @@ class Session:
     Attributes:
         started_here: whether it ends with this session.
         resources: what the cluster has.
+        processes: what was started here.
     """
 
     def __init__(self, started_here: bool, resources: Resources) -> None:
         self.started_here = started_here
         self.resources = resources
+        self.processes: list[subprocess.Popen[bytes]] = []
         self._open = True
 
     def __enter__(self) -> Self:
@@ -175,6 +179,12 @@ class Session:
             import ray
 
             ray.shutdown()
+            for process in self.processes:
+                try:
+                    process.wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
     def placement(
         self,
@@ -252,10 +262,8 @@ def _start(num_cpus: int) -> Session:
     _set_defaults(LOCAL_ENVIRONMENT)
     _own_token()
     import ray
-    from ray._private import ray_constants
 
-    # Read from the environment at import, which may have happened before.
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    _read_environment_again()
     try:
         with _own_signal_handlers():
             ray.init(
@@ -268,7 +276,28 @@ def _start(num_cpus: int) -> Session:
             )
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         raise UnreachableError(f"Ray could not be started here: {_first_line(error)}") from error
-    return Session(True, _resources())
+    session = Session(True, _resources())
+    session.processes = _started_processes()
+    return session
+
+
+def _read_environment_again() -> None:
+    """Ray reads these settings when it is imported, which may have been before we set them."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _started_processes() -> "list[subprocess.Popen[bytes]]":
+    """The processes that Ray started in this one; Ray kills them at the end but does not wait for them."""
+    from ray._private import worker
+
+    node = worker._global_node
+    infos = [] if node is None else [info for group in node.all_processes.values() for info in group]
+    return [info.process for info in infos]
 
 
 def _join(address: str) -> Session:

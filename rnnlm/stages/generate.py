@@ -88,6 +88,7 @@ def run(asked: Request, where: Surroundings) -> Outcome:
         manifest = _work(job, taken, model, output, where, outcome)
     outcome.metrics = _figures(manifest)
     outcome.notes = _samples(folder, manifest)
+    outcome.model_uri = f"models:/{model.name}/{model.version}" if model.version else None
     outcome.startup_s = where.startup_s
     return outcome
 

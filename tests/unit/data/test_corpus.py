@@ -1,5 +1,6 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rnnlm.data import corpus as corpus_module
 from rnnlm.data.config import DataConfig
 from rnnlm.data.corpus import MANIFEST, read_manifest, read_rows, read_split, read_texts, split_files
 from rnnlm.data.ingest import IngestReport, ingest
-from rnnlm.data.sources import check_sources
+from rnnlm.data.sources import Sources, check_sources
 from rnnlm.errors import RnnlmError, UsageError
 from rnnlm.storage import Store, sha256_file
 
@@ -146,8 +147,48 @@ def test_a_demo_corpus_comes_with_ids_and_tags(corpus: Store, tmp_path: Path) ->
     }
     assert list(sources.digests) == ["demo/translation"]
     data = DataConfig.parse({"demo": "python_docs"})
-    with pytest.raises(UsageError, match="does not have source/target pairs"):
+    with pytest.raises(UsageError, match="'python_docs' has no source/target pairs"):
         check_sources(data, is_text=False, base=tmp_path, demo_rows=demo_rows)
+
+
+@dataclass(frozen=True)
+class FakeHub:
+    """A split of a hub set, in memory."""
+
+    label: str
+    rows: list[dict[str, Any]]
+    columns: tuple[str, ...] = ()
+    digest: str = "d1"
+    num_bytes: int = 10
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+
+def test_a_hub_set_is_read_through_what_opens_it(corpus: Store, tmp_path: Path) -> None:
+    def open_hub(data: DataConfig, base: Path) -> dict[str, FakeHub]:
+        assert (data.hub, base) == ("owner/set", tmp_path)
+        rows = [{"body": "b", "doc": 1}, {"body": None, "doc": 1}, {"body": "c", "doc": 1}, {"body": "d", "doc": 2}]
+        return {"train": FakeHub("owner/set/train", rows, ("body", "doc")), "test": FakeHub("owner/set/test", rows)}
+
+    def check(**settings: Any) -> tuple[DataConfig, Sources]:
+        data = DataConfig.parse({"hub": "owner/set", "valid_share": 0, "max_reject_share": 1, **settings})
+        return data, check_sources(data, is_text=True, base=tmp_path, open_hub=open_hub)
+
+    for settings, texts in (
+        ({}, ["b", "c", "d"]),
+        ({"unit": "file"}, ["b\nc\nd"]),
+        ({"columns": {"group": "doc"}}, ["b\nc", "d"]),
+    ):
+        columns = {"text": "body"} | settings.pop("columns", {})
+        data, sources = check(columns=columns, **settings)
+        report = ingest(sources, data, seed=0, store=corpus)
+        assert list(read_texts(corpus, "train", "text")) == texts
+        assert report.read["train"].quarantined == {"wrong_type": 1}
+        assert report.read["test"].in_train == len(texts)
+    assert sources.digests == {"hub/owner/set/train": "d1", "hub/owner/set/test": "d1"}
+    with pytest.raises(UsageError, match="owner/set/train has no column 'text'; its columns: body, doc"):
+        check()
 
 
 def aligned(folder: str, names: tuple[str, str, str], sides: tuple[str, str]) -> dict[str, Any]:

@@ -7,14 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from rnnlm.data.config import DataConfig
-from rnnlm.data.files import InputFile, Problems, count_lines, expand, inspect, labels
+from rnnlm.data.files import InputFile, Problems, count_lines, expand, labels, look_at
 from rnnlm.data.sources import check_sources
 from rnnlm.errors import DataError, UsageError
 
 
 def look(path: Path, **options: bool) -> InputFile:
     problems = Problems()
-    file = inspect(path, path.name, "data.train", problems, **options)
+    file = look_at(path, path.name, "data.train", problems, **options)
     problems.raise_any()
     assert file is not None
     return file

@@ -66,6 +66,17 @@ def test_a_small_corpus_leaves_no_split_empty(count: int) -> None:
     assert "train" in splits.values()
 
 
+def test_few_sources_meet_the_shares_by_rank() -> None:
+    for count in (4, 10, 100):
+        splits = divide(Divider({"gate": 0.5}, "valid", 3, "gate"), [pair(str(n)) for n in range(count)])
+        assert Counter(splits.values()) == {"gate": count // 2, "valid": count // 2}
+
+
+def test_a_tiny_share_of_many_sources_still_gets_one() -> None:
+    splits = divide(Divider({"test": 1e-9}, "train", 0, "splits"), [pair(str(n)) for n in range(500)])
+    assert Counter(splits.values()) == {"train": 499, "test": 1}
+
+
 def test_pairs_with_a_single_source_all_stay() -> None:
     units = [pair("same", str(number)) for number in range(5)]
     found = [item for unit in units for item in Divider({"valid": 0.0}, "train", 0, "s").feed(unit)]

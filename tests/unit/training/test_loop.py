@@ -250,6 +250,6 @@ def test_on_an_accelerator_losses_are_fetched_at_strides_checkpoints_and_when_ma
 def test_a_weight_that_no_loss_reaches_stays_as_it_is(make_run: MakeRun) -> None:
     run = make_run(max_steps=2, optim={"weight_decay": 0.0})
     run.task.model.unused = torch.nn.Parameter(torch.ones(3))
-    run.optimizer.add_param_group({"params": [run.task.model.unused]})
+    run.optimizer.add_param_group({"params": [run.task.model.unused], "weight_decay": 0.0})
     assert len(list(training_steps(run))) == 2
     assert run.task.model.unused.tolist() == [1.0, 1.0, 1.0]
