@@ -6,6 +6,7 @@ itself would wait for such resources for ever.
 
 import atexit
 import contextlib
+import importlib
 import logging
 import os
 import secrets
@@ -284,11 +285,11 @@ def _start(num_cpus: int) -> Session:
 def _read_environment_again() -> None:
     """Ray reads these settings when it is imported, which may have been before we set them."""
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
 
     ray_constants.ENABLE_RAY_CLUSTER = False
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _started_processes() -> "list[subprocess.Popen[bytes]]":

@@ -100,7 +100,7 @@ def test_what_mlflow_knows(tracked: Tracking, champion: Version) -> None:
     assert f"mlflow=={mlflow.__version__}" in requirements
     assert not list(folder.rglob("*.pkl"))
     info = mlflow.models.Model.load(str(folder))
-    assert {spec.name for spec in info.signature.params.params} >= {"beam_size", "temperature", "max_length", "seed"}
+    assert {spec.name for spec in info.signature.params.params} == set(DecodeConfig.model_fields) - {"batch_tokens"}
     assert info.saved_input_example_info is not None
 
 

@@ -1,0 +1,131 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rnnlm.errors import ConfigError
+from rnnlm.integrations.mlflow_tracking import Tracking
+from rnnlm.integrations.ray_cluster import Placement, Session
+from rnnlm.integrations.ray_tune import SearchResult, search
+from rnnlm.integrations.tune_trial import SearchJob, variant
+from rnnlm.storage import Store
+from rnnlm.training.names import TRAIN_LOSS, VALID_PERPLEXITY_LANED
+from rnnlm.tuning.ledger import Ledger
+
+pytestmark = pytest.mark.integration
+
+LR = {"kind": "log_uniform", "low": 1e-3, "high": 1e-1}
+
+
+def job_of(
+    corpus: Any, folder: Path, tune: dict[str, Any], placement: Placement | None = None, **more: Any
+) -> SearchJob:
+    tune = {"trials": 3, "space": {"optim.lr": LR}, **tune}
+    experiment = corpus.experiment("search", tune=tune, train={"max_steps": 40, "validate_every": 5})
+    return SearchJob(experiment, 20, corpus.tokens, Store(str(folder)), placement or Placement(0, 1), **more)
+
+
+def statuses(result: SearchResult) -> list[str]:
+    return [trial["status"] for trial in result.trials]
+
+
+def test_trials_are_runs_below_the_search(
+    ray_session: Session, corpus: Any, tracking: Tracking, tmp_path: Path
+) -> None:
+    parent = tracking.start_run("search", "tune", "tune")
+    # A trial with too many lanes for the data fails; the others go on.
+    space = {"optim.lr": LR, "train.lanes": {"kind": "choice", "values": [2, 100_000]}}
+    job = job_of(
+        corpus,
+        tmp_path,
+        {"trials": 5, "space": space, "grace_share": 0.2, "max_steps": 30},
+        tracking_uri=tracking.uri,
+        artifact_root=tracking.artifact_root,
+        parent_run_id=parent,
+    )
+    seen: list[tuple[int, int]] = []
+
+    result = search(job, ray_session, tracking=tracking, on_progress=lambda done, total, _: seen.append((done, total)))
+
+    assert len(result.trials) == 5
+    assert not result.stopped
+    assert seen[-1][1] == 5
+    assert set(statuses(result)) <= {"finished", "stopped", "failed"}
+    for trial in result.trials:
+        run = tracking.client.get_run(trial["run_id"])
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert run.data.tags["rnnlm.trial_status"] == trial["status"]
+        assert float(run.data.params["optim.lr"]) == trial["settings"]["optim.lr"]
+        if trial["settings"]["train.lanes"] == 2:
+            assert trial["status"] in ("finished", "stopped")
+            assert run.info.status == "FINISHED"
+            assert trial["steps"] == (30 if trial["status"] == "finished" else max(6, trial["steps"]))
+            assert tracking.logged_steps(trial["run_id"], TRAIN_LOSS) >= set(range(1, trial["steps"] + 1))
+            assert math.isfinite(trial["metrics"][VALID_PERPLEXITY_LANED])
+        else:
+            assert (trial["status"], run.info.status) == ("failed", "FAILED")
+            assert "lanes" in trial["error"]
+    assert {"finished", "failed"} <= set(statuses(result))
+    finished = [trial for trial in result.trials if trial["status"] == "finished"]
+    assert result.best is not None
+    assert result.best.metrics[VALID_PERPLEXITY_LANED] == min(t["metrics"][VALID_PERPLEXITY_LANED] for t in finished)
+    kept = {path.parts[-4] for path in tmp_path.glob("trials/*/checkpoints/*/checkpoint.json")}
+    assert kept == {result.best.key}
+    assert not list(tmp_path.rglob("*.pkl"))
+
+
+def test_a_search_goes_on_where_it_was_stopped(ray_session: Session, corpus: Any, tmp_path: Path) -> None:
+    job = job_of(corpus, tmp_path, {"trials": 3, "sampler": "optuna", "max_steps": 3000, "grace_share": 1.0})
+    ledger_file = tmp_path / "ledger.jsonl"
+
+    def second_trial_runs() -> bool:
+        return any((path / "checkpoints").exists() for path in tmp_path.glob("trials/*"))
+
+    first = search(job, ray_session, stop_requested=second_trial_runs)
+
+    assert first.stopped
+    assert ledger_file.exists()
+    open_keys = {trial.key for trial in Ledger(job.folder).trials if trial.is_open}
+    assert open_keys
+
+    second = search(job, ray_session)
+
+    assert not second.stopped
+    assert statuses(second) == ["finished"] * 3
+    assert open_keys <= {trial["key"] for trial in second.trials}
+    assert [trial["steps"] for trial in second.trials] == [3000] * 3
+    assert second.best is not None
+
+    third = search(job, ray_session)
+
+    assert third.trials == second.trials
+    assert third.seconds < 2
+
+
+def test_a_trial_may_have_workers_of_its_own(ray_session: Session, corpus: Any, tmp_path: Path) -> None:
+    result = search(job_of(corpus, tmp_path, {"trials": 1}, Placement(2, 1)), ray_session)
+
+    assert statuses(result) == ["finished"]
+    assert result.trials[0]["steps"] == 40
+    assert result.best is not None
+
+
+def test_a_space_that_does_not_fit_is_refused_before_anything_starts(
+    ray_session: Session, corpus: Any, tmp_path: Path
+) -> None:
+    space = {"optim.learning_rate": LR}
+
+    with pytest.raises(ConfigError, match=r"optim\.learning_rate: unknown key"):
+        search(job_of(corpus, tmp_path, {"space": space}), ray_session)
+
+
+def test_a_trial_differs_from_its_experiment_in_its_settings_and_steps_alone(corpus: Any) -> None:
+    experiment = corpus.experiment(tune={"trials": 1, "space": {"optim.lr": LR}, "max_steps": 7})
+
+    changed = variant(experiment, {"optim.lr": 0.05})
+
+    assert changed.optim.lr == 0.05
+    assert changed.train.max_steps == 7
+    assert changed.model == experiment.model
+    assert changed.data == experiment.data
