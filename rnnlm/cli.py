@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -266,9 +267,15 @@ def config_lines(the_experiment: Experiment) -> list[str]:
 
     def walk(prefix: str, value: Any) -> list[str]:
         if isinstance(value, dict) and value:
-            return [line for key, inner in value.items() for line in walk(f"{prefix}.{key}" if prefix else key, inner)]
+            return [line for key, inner in value.items() for line in walk(_joined(prefix, key), inner)]
         if value is None:
             return [f"# {prefix} = none"]
         return [f"{prefix} = {json.dumps(value, ensure_ascii=False)}"]
 
     return walk("", the_experiment.model_dump(mode="json", by_alias=True))
+
+
+def _joined(prefix: str, key: str) -> str:
+    """A TOML path with one more key, which is quoted where it has a dot of its own."""
+    written = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+    return f"{prefix}.{written}" if prefix else written
