@@ -66,6 +66,14 @@ class DataConfig(Config):
     over_length: Literal["truncate", "drop", "error"] = "truncate"
     """What tokenize does to pairs with more tokens than that (texts have no limit)."""
 
+    def paths(self) -> list[str]:
+        """The files and globs that are named as input."""
+        given = [self.train, self.valid, self.test]
+        sides = [
+            side for one in given for side in ((one.source, one.target) if isinstance(one, AlignedFiles) else (one,))
+        ]
+        return [path for side in sides if side is not None for path in ((side,) if isinstance(side, str) else side)]
+
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         given = [name for name in ("train", "hub", "demo") if getattr(self, name) is not None]

@@ -9,7 +9,7 @@ from typing import Literal
 from rnnlm.demo.lexicon import NUMBER_WORDS, Adjective, Noun, Verb
 
 Case = Literal["nom", "acc", "dat"]
-Tense = Literal["present", "past", "future", "can", "must", "should", "want", "may"]
+Tense = Literal["present", "past", "future", "can", "must", "should", "want"]
 
 _DEFINITE = {"nom": "der die das die", "acc": "den die das die", "dat": "dem der dem den"}
 _DIESER = {"nom": "er e es e", "acc": "en e es e", "dat": "em er em en"}
@@ -36,7 +36,6 @@ _MODALS = {
     "must": ("muss", "müssen"),
     "should": ("soll", "sollen"),
     "want": ("möchte", "möchten"),
-    "may": ("darf", "dürfen"),
 }
 _PRONOUNS = {
     "he": {"nom": "er", "acc": "ihn", "dat": "ihm"},

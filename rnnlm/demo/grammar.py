@@ -15,7 +15,7 @@ from rnnlm.demo.phrases import Adverbial, NounPhrase, Phrase, Prepositional, Pro
 
 Link = Literal["because", "although", "if", "while", "before", "that", "and", "but"]
 
-_MODALS = {"future": "will", "can": "can", "must": "must", "should": "should", "may": "may"}
+_MODALS = {"future": "will", "can": "can", "must": "must", "should": "should"}
 _LINKS: dict[Link, str] = {
     "because": "weil",
     "although": "obwohl",
@@ -92,7 +92,7 @@ class Clause:
             "inversion": self.fronted,
             "separable": bool(self.verb.prefix),
             "perfect": self.tense == "past" and not self.verb.preterite,
-            "modal": self.tense in ("can", "must", "should", "want", "may"),
+            "modal": self.tense in ("can", "must", "should", "want"),
             "future": self.tense == "future",
         }
         return tags | {tag for tag, holds in marks.items() if holds}

@@ -43,7 +43,6 @@ _TENSES: tuple[Tense, ...] = _spread(
         "must": 5,
         "should": 3,
         "want": 4,
-        "may": 2,
     }
 )
 _LINKS: tuple[Link, ...] = _spread(
@@ -80,9 +79,9 @@ class Planner:
         self.names = names
 
     def sentence(self) -> Sentence:
-        """One clause in two of five sentences, else two."""
+        """One clause or two, with even odds."""
         tense = self._pick(_TENSES)
-        if self.rng.random() < 0.4:
+        if self.rng.random() < 0.5:
             return Sentence(self.clause(tense, self.subject(), detail=0.75, fronted=self.rng.random() < 0.4))
         link = self._pick(_LINKS)
         if link in ("if", "while", "before"):
@@ -256,8 +255,8 @@ class Planner:
         return options[int(self.rng.random() * len(options))]
 
     def _word(self, ranked: Sequence[_Choice]) -> _Choice:
-        """A word of a ranked list: the first quarter of the list comes up in half of the draws, as in a language."""
-        return ranked[int(self.rng.random() ** 2 * len(ranked))]
+        """A word of a ranked list: the first sixth of the list comes up in half of the draws, as in a language."""
+        return ranked[int(self.rng.random() ** 2.5 * len(ranked))]
 
     def _between(self, low: int, high: int) -> int:
         """A whole number, both ends included."""

@@ -93,29 +93,24 @@ carry carries carried tragen trägt getragen; hide hides hid verstecken versteck
 use uses used benutzen benutzt benutzt; examine examines examined untersuchen untersucht untersucht
 forget forgets forgot vergessen vergisst vergessen; collect collects collected sammeln sammelt gesammelt
 check checks checked prüfen prüft geprüft; draw draws drew zeichnen zeichnet gezeichnet
-describe describes described beschreiben beschreibt beschrieben; choose chooses chose wählen wählt gewählt
-paint paints painted bemalen bemalt bemalt
-deliver delivers delivered liefern liefert geliefert; get gets got bekommen bekommt bekommen
+paint paints painted bemalen bemalt bemalt; deliver delivers delivered liefern liefert geliefert
 move moves moved bewegen bewegt bewegt; pick_up picks_up picked_up ab|holen holt abgeholt
 throw_away throws_away threw_away weg|werfen wirft weggeworfen
 return returns returned zurück|geben gibt zurückgegeben; borrow borrows borrowed aus|leihen leiht ausgeliehen
-take_along takes_along took_along mit|nehmen nimmt mitgenommen
-prepare prepares prepared vor|bereiten bereitet vorbereitet; offer offers offered an|bieten bietet angeboten
+take_along takes_along took_along mit|nehmen nimmt mitgenommen; offer offers offered an|bieten bietet angeboten
 """
 
 PERSONAL = """
 visit visits visited besuchen besucht besucht; meet meets met treffen trifft getroffen
-greet greets greeted begrüßen begrüßt begrüßt; warn warns warned warnen warnt gewarnt
-ask asks asked fragen fragt gefragt; hear hears heard hören hört gehört; pay pays paid bezahlen bezahlt bezahlt
-praise praises praised loben lobt gelobt; invite invites invited ein|laden lädt eingeladen
-call calls called an|rufen ruft angerufen; introduce introduces introduced vor|stellen stellt vorgestellt
+warn warns warned warnen warnt gewarnt; ask asks asked fragen fragt gefragt; hear hears heard hören hört gehört
+pay pays paid bezahlen bezahlt bezahlt; invite invites invited ein|laden lädt eingeladen
+call calls called an|rufen ruft angerufen
 """
 
 DATIVE = """
 help helps helped helfen hilft geholfen; thank thanks thanked danken dankt gedankt
 answer answers answered antworten antwortet geantwortet; trust trusts trusted vertrauen vertraut vertraut
 congratulate congratulates congratulated gratulieren gratuliert gratuliert
-listen_to listens_to listened_to zu|hören hört zugehört
 """
 
 DITRANSITIVE = """
@@ -134,9 +129,8 @@ come comes came kommen kommt gekommen sein; go_back goes_back went_back zurück|
 INTRANSITIVE = """
 sleep sleeps slept schlafen schläft geschlafen; work works worked arbeiten arbeitet gearbeitet
 sing sings sang singen singt gesungen; dance dances danced tanzen tanzt getanzt
-wait waits waited warten wartet gewartet; eat eats ate essen isst gegessen; play plays played spielen spielt gespielt
-learn learns learned lernen lernt gelernt; stay stays stayed bleiben bleibt geblieben sein
-swim swims swam schwimmen schwimmt geschwommen sein; arrive arrives arrived an|kommen kommt angekommen sein
+wait waits waited warten wartet gewartet; learn learns learned lernen lernt gelernt
+stay stays stayed bleiben bleibt geblieben sein; swim swims swam schwimmen schwimmt geschwommen sein
 fall_asleep falls_asleep fell_asleep ein|schlafen schläft eingeschlafen sein
 """
 

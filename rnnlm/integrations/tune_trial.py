@@ -64,25 +64,30 @@ def variant(experiment: Experiment, settings: spaces.Settings) -> Experiment:
 
 
 def run_trial(config: dict[str, Any], *, job: SearchJob, started_here: bool) -> None:
-    """One trial, in its own process: a Train run, with its results handed to Tune."""
+    """One trial, in its own process: a Train run, with its results handed to Tune.
+
+    The last result has `stop` (why it ended) or `failure` (a message); trying a trial again could not help there. One
+    without a figure has no `progress` either, so that the scheduler does not compare it with others.
+    """
     settings = settings_of(config, job)
-    key = spaces.key(settings)
-    labels: dict[str, Any] = {"key": key, "progress": PROGRESS_UNITS}
+    labels: dict[str, Any] = {"key": spaces.key(settings)}
+    nothing = {job.metric: math.inf}
     if job.folder.exists(STOP_FILE):
-        ray.tune.report({**labels, job.metric: math.inf, "stop": "requested"})
+        ray.tune.report({**nothing, **labels, "stop": "requested"})
         return
     try:
         experiment = variant(job.experiment, settings)
-        labels["run_id"] = _child_run(job, key, settings)
-        values = _train(job, experiment, key, labels, started_here)
+        labels["run_id"] = _child_run(job, labels["key"], settings)
+        values = _train(job, experiment, labels, started_here)
     except RnnlmError as error:
         values = {"error": str(error)}
     if "error" in values:
-        ray.tune.report({**labels, job.metric: math.inf, "failure": values["error"]})
+        ray.tune.report({**nothing, **labels, "failure": values["error"]})
         return
-    metrics = {job.metric: math.inf, **values["metrics"]}
     final = {"step": values["step"], "elapsed_s": values["elapsed_s"], "stop": values["stop"]}
-    ray.tune.report({**labels, **metrics, **final})
+    if job.metric in values["metrics"] and values["stop"] != "requested":
+        final["progress"] = PROGRESS_UNITS
+    ray.tune.report({**nothing, **labels, **values["metrics"], **final})
 
 
 def settings_of(config: Mapping[str, Any], job: SearchJob) -> spaces.Settings:
@@ -91,19 +96,17 @@ def settings_of(config: Mapping[str, Any], job: SearchJob) -> spaces.Settings:
     return dict(config["settings"]) if tune.sampler == "random" else spaces.from_indices(tune.space, config)
 
 
-def _train(
-    job: SearchJob, experiment: Experiment, key: str, labels: dict[str, Any], started_here: bool
-) -> dict[str, Any]:
+def _train(job: SearchJob, experiment: Experiment, labels: dict[str, Any], started_here: bool) -> dict[str, Any]:
     train_job = TrainJob(
         experiment,
         job.vocab_size,
         job.tokens,
-        job.folder.child("trials", key),
+        job.folder.child("trials", labels["key"]),
         job.placement,
         job.tracking_uri,
         labels["run_id"],
         stop=job.folder,
-        labels={name: value for name, value in labels.items() if name != "progress"},
+        labels=labels,
     )
     in_process = not job.placement.num_workers
     callbacks = None if in_process else [TuneReportCallback()]

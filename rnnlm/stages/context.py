@@ -3,9 +3,8 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,8 @@ DEFAULT_STORE = "store"
 DATABASE_FILE = "mlflow.db"
 ARTIFACT_FOLDER = "mlartifacts"
 RUN_FILE = "run.json"
+_MADE_FROM = {"tokenize_corpus": ("ingest", "corpus"), "train": ("tokenize_corpus", "tokens")}
+"""The stage that made a stage's input, and the name of that input."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,21 @@ class Work:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Shared:
+    """What all contexts of one command have in common.
+
+    Attributes:
+        tracking: the tracking server, once it is in use.
+        ray: the Ray session, once it is in use.
+        records: what the stages of this command wrote or found, by experiment and stage.
+    """
+
+    tracking: "Tracking | None" = None
+    ray: "Session | None" = None
+    records: dict[tuple[str, str], Record] = field(default_factory=dict)
+
+
 class Surroundings:
     """Where one command runs: store, tracking server, Ray, console, signals."""
 
@@ -112,26 +128,31 @@ class Surroundings:
         self.interrupts = interrupts
         self.store = Store(options.store)
         self.startup_s = 0.0
+        self._shared = _Shared()
 
-    @cached_property
+    @property
     def tracking(self) -> "Tracking":
         """The tracking server, checked for an answer when it is first used.
 
         Raises:
             UnreachableError: there is no answer.
         """
-        from rnnlm.integrations.mlflow_tracking import Tracking
+        if self._shared.tracking is None:
+            from rnnlm.integrations.mlflow_tracking import Tracking
 
-        with self.starting_up():
-            return Tracking(self.options.tracking_uri, self.artifact_root)
+            with self.starting_up():
+                self._shared.tracking = Tracking(self.options.tracking_uri, self.artifact_root)
+        return self._shared.tracking
 
-    @cached_property
+    @property
     def ray(self) -> "Session":
         """The Ray session, started or connected to when it is first used."""
-        from rnnlm.integrations import ray_cluster
+        if self._shared.ray is None:
+            from rnnlm.integrations import ray_cluster
 
-        with self.starting_up():
-            return ray_cluster.connect(self.options.address, store=self.store)
+            with self.starting_up():
+                self._shared.ray = ray_cluster.connect(self.options.address, store=self.store)
+        return self._shared.ray
 
     @property
     def artifact_root(self) -> str | None:
@@ -140,9 +161,9 @@ class Surroundings:
 
     def close(self) -> None:
         """Stop the Ray that we started."""
-        if "ray" in self.__dict__:
-            self.ray.close()
-            del self.__dict__["ray"]
+        session, self._shared.ray = self._shared.ray, None
+        if session is not None:
+            session.close()
 
     @contextlib.contextmanager
     def starting_up(self) -> Iterator[None]:
@@ -166,9 +187,7 @@ class Context(Surroundings):
         """The same surroundings, with the same Ray and tracking, for another experiment."""
         other = Context(experiment, self.options, self.console, self.interrupts)
         other.pipeline_run_id = self.pipeline_run_id
-        for shared in ("tracking", "ray"):
-            if shared in self.__dict__:
-                other.__dict__[shared] = self.__dict__[shared]
+        other._shared = self._shared
         return other
 
     def folder(self, stage: str, record_digest: str) -> Store:
@@ -223,19 +242,22 @@ class Context(Surroundings):
             return None
         return run_id if self.tracking.has_run(run_id) else None
 
-    def newest(self, stage: str, settings: dict[str, Any] | None = None) -> Record:
-        """The record that a later stage reads: of `--from`, else the newest with these settings.
+    def newest(self, stage: str, inputs: dict[str, str] | None = None) -> Record:
+        """The record that a later stage reads: of `--from`, else what this command made of it, else the newest that this
+        experiment would make, from the corpus to this stage.
+
+        Args:
+            stage: which stage made it.
+            inputs: what it has to be made from; None leaves that open.
 
         Raises:
             UsageError: there is none; the message says which command makes it.
         """
+        made = self.named(stage) or self._shared.records.get((self.experiment.name, stage))
+        if made is not None:
+            return made
         found = artifacts.records(self.store, self.experiment.name, stage)
-        wanted = self.options.from_run
-        if wanted is not None:
-            named = [record for record in found if record.run_id == wanted or record.digest.startswith(wanted)]
-            if named:
-                return named[0]
-        matching = [record for record in found if settings is None or digest(record.settings) == digest(settings)]
+        matching = [record for record in self._matching(stage) if inputs is None or record.inputs == inputs]
         if not matching:
             other = " (there are some with other settings)" if found else ""
             raise UsageError(
@@ -244,13 +266,39 @@ class Context(Surroundings):
             )
         return matching[0]
 
+    def named(self, stage: str) -> Record | None:
+        """The record of a stage that `--from` means by its run or its digest.
+
+        Raises:
+            UsageError: no stage of this experiment has such a record.
+        """
+        wanted = self.options.from_run
+        if wanted is None:
+            return None
+        for each in artifacts.FORMAT_NUMBERS:
+            for record in artifacts.records(self.store, self.experiment.name, each):
+                if record.run_id == wanted or record.digest.startswith(wanted):
+                    return record if each == stage else None
+        raise UsageError(f"--from {wanted}: no stage of {self.experiment.name} in {self.store.uri} has such a run")
+
+    def _matching(self, stage: str) -> list[Record]:
+        """Records with this experiment's settings that were made from such records, newest first."""
+        wanted = digest(self.experiment.settings(stage))
+        found = artifacts.records(self.store, self.experiment.name, stage)
+        same = [record for record in found if digest(record.settings) == wanted]
+        if stage not in _MADE_FROM:
+            return same
+        earlier, name = _MADE_FROM[stage]
+        origins = {record.digest for record in self._matching(earlier)}
+        return [record for record in same if record.inputs[name] in origins]
+
     def run_stage(
         self,
         stage: str,
         settings: dict[str, Any],
         inputs: dict[str, str],
         work: Callable[[Store], Work],
-        relog: Callable[[Record], str] | None = None,
+        relog: Callable[[Record], Record] | None = None,
     ) -> Outcome:
         """Do a stage's work unless a record matches, then write its record.
 
@@ -259,8 +307,8 @@ class Context(Surroundings):
             settings: its part of the experiment.
             inputs: name to digest of everything it reads.
             work: writes into the folder that it is given, and returns what the record says.
-            relog: logs a record's contents to MLflow again and returns the new run's id; used where the record's run
-                does not exist at this tracking URI.
+            relog: logs a record's contents to MLflow again and returns the record with the new run; used where the
+                record's run does not exist at this tracking URI.
         """
         identity = artifacts.identity(stage, settings, inputs)
         folder = self.folder(stage, identity)
@@ -281,18 +329,21 @@ class Context(Surroundings):
                 done.files, {**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri}, done.run_id, round(seconds, 3),
             ),
         )  # fmt: skip
+        self._shared.records[self.experiment.name, stage] = record
         outcome = _outcome(record)
         outcome.startup_s, outcome.notes = startup_s, done.notes
         return outcome
 
-    def _skip(self, record: Record, relog: Callable[[Record], str] | None) -> Outcome:
-        if record.run_id is not None and relog is not None and not self.tracking.has_run(record.run_id):
+    def _skip(self, record: Record, relog: Callable[[Record], Record] | None) -> Outcome:
+        missing = record.run_id is not None and relog is not None and not self.tracking.has_run(record.run_id)
+        if missing and relog is not None:
             self.console.say(f"{record.stage}: done already, but its run is not at this tracking URI: logged again")
-            record = artifacts.write_record(record.store, Record(**{**record.__dict__, "run_id": relog(record)}))
+            record = artifacts.write_record(record.store, relog(record))
         else:
             self.console.say(f"{record.stage}: done already on {record.created[:19].replace('T', ' ')} UTC, skipped")
+        self._shared.records[self.experiment.name, record.stage] = record
         outcome = _outcome(record)
-        outcome.skipped, outcome.seconds = True, 0.0
+        outcome.skipped, outcome.seconds = not missing, 0.0
         return outcome
 
 
@@ -316,6 +367,19 @@ def _is_database(uri: str) -> bool:
 def in_ray_job() -> bool:
     """Whether this process is the driver of a submitted Ray job, whose working directory is a temporary copy."""
     return JOB_VARIABLE in os.environ
+
+
+def check_inputs(paths: Iterable[str]) -> None:
+    """Refuse what would be looked for in the wrong place.
+
+    Raises:
+        UsageError: a relative path in a Ray job.
+    """
+    for path in paths if in_ray_job() else ():
+        if "://" not in path and not Path(path).is_absolute():
+            raise UsageError(
+                f"{path}: in a Ray job the working directory is a temporary copy; give absolute paths or URIs"
+            )
 
 
 def resolve_store(given: str | None, base: Path) -> str:

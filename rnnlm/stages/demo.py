@@ -43,18 +43,10 @@ def run(context: Context, folder: Path) -> Outcome:
         if inner.experiment.task == "translate":
             rows.append(_without_attention(context, folder / f"{name}.toml", times))
         outcomes.append(_timed(times, name, "generate", partial(_generate, inner, outcome)))
-        _keep(context, inner)
     _show(context, rows, times, outcomes, time.perf_counter() - started)
     return Outcome(
         "demo", artifacts={f"output_{name}": each.artifacts["output"] for name, each in zip(EXPERIMENTS, outcomes)}
     )
-
-
-def _keep(context: Context, inner: Context) -> None:
-    """The Ray and the tracking that an inner stage started belong to the whole command."""
-    for shared in ("ray", "tracking"):
-        if shared in inner.__dict__:
-            context.__dict__[shared] = inner.__dict__[shared]
 
 
 def _timed(times: list[tuple[Any, ...]], name: str, what: str, work: Callable[[], Outcome]) -> Outcome:
@@ -83,7 +75,6 @@ def _without_attention(context: Context, path: Path, times: list[tuple[Any, ...]
     from rnnlm.stages import ingest, tokenize_corpus
 
     inner = context.with_experiment(experiments.load(path, WITHOUT_ATTENTION))
-    _keep(inner, context)
 
     def work() -> Outcome:
         for stage in (ingest, tokenize_corpus, train):
@@ -91,7 +82,6 @@ def _without_attention(context: Context, path: Path, times: list[tuple[Any, ...]
         return evaluate.run(inner)
 
     outcome = _timed(times, inner.experiment.name, "train, evaluate", work)
-    _keep(context, inner)
     values = [(name, outcome.metrics.get(f"test/{name}")) for name in HEADLINES["translate"]]
     return (
         "demo_translate",

@@ -1,5 +1,6 @@
 """Measure the trained model on the test split, beside trivial baselines; everything lands in one MLflow run."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rnnlm.artifacts import Record
@@ -7,6 +8,7 @@ from rnnlm.stages.context import Context, Outcome, Work
 from rnnlm.storage import Store
 
 if TYPE_CHECKING:
+    from rnnlm.assemble import Lineage
     from rnnlm.decoding.generator import Generator
     from rnnlm.evaluation.report import Report
 
@@ -20,13 +22,8 @@ def run(context: Context) -> Outcome:
     from rnnlm import assemble
 
     experiment = context.experiment
-    train = context.newest("train", experiment.settings("train"))
-    origin = assemble.lineage(context.store, train)
-    inputs = {
-        "checkpoint": assemble.checkpoint_digest(origin),
-        "corpus": origin.ingest.digest,
-        "tokens": origin.tokens.digest,
-    }
+    train = context.newest("train")
+    inputs = inputs_of(assemble.lineage(context.store, train))
 
     def work(folder: Store) -> Work:
         with context.mlflow_run(folder, "evaluate", inputs) as run_id:
@@ -37,13 +34,24 @@ def run(context: Context) -> Outcome:
         outputs = {"train": train.digest, "primary": report.primary}
         return Work(files, outputs, run_id, headline(report), notes=describe(report))
 
-    def log_again(record: Record) -> str:
+    def log_again(record: Record) -> Record:
         record.store.delete("run.json")
         with context.mlflow_run(record.store, "evaluate", record.inputs) as run_id:
             _log(context, run_id, record.store, record.store.read_json(REPORT_FILE)["metrics"])
-        return run_id
+        return replace(record, run_id=run_id)
 
     return context.run_stage("evaluate", experiment.settings("evaluate"), inputs, work, log_again)
+
+
+def inputs_of(origin: "Lineage") -> dict[str, str]:
+    """Name to digest of what an evaluation of a training reads."""
+    from rnnlm import assemble
+
+    return {
+        "checkpoint": assemble.checkpoint_digest(origin),
+        "corpus": origin.ingest.digest,
+        "tokens": origin.tokens.digest,
+    }
 
 
 def _measure(context: Context, train: Record) -> tuple["Report", dict[str, bytes]]:

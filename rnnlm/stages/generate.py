@@ -9,7 +9,7 @@ from rnnlm.batch.config import BatchConfig
 from rnnlm.config import Config, apply_overrides, merge
 from rnnlm.decoding.config import DecodeConfig
 from rnnlm.errors import UsageError
-from rnnlm.stages.context import Options, Outcome, Surroundings, in_ray_job
+from rnnlm.stages.context import Options, Outcome, Surroundings, check_inputs
 
 if TYPE_CHECKING:
     from rnnlm.batch.inputs import Shard, Snapshot
@@ -55,12 +55,7 @@ def request(model: str, inputs: Sequence[str], output: str, overrides: Sequence[
     files = [word for word in inputs if word not in settings]
     everything = (*settings, *overrides)
     Settings.parse(apply_overrides(Settings, {}, everything), "command line")
-    if in_ray_job():
-        relative = [path for path in (*files, output) if "://" not in path and not Path(path).is_absolute()]
-        if relative:
-            raise UsageError(
-                f"{relative[0]}: in a Ray job the working directory is a temporary copy; give absolute paths or URIs"
-            )
+    check_inputs([*files, output, *([] if model.startswith("models:") else [model])])
     if not files:
         raise UsageError("--input: names no file")
     if not model.startswith("models:") and "://" not in model:
@@ -135,7 +130,8 @@ def _work(
 
     tracking = where.tracking
     run_id = tracking.start_run(
-        f"{model.name}/batch", f"generate {job.key}", "generate", tags={"rnnlm.key": job.key, "rnnlm.model": f"{model.name}/{model.version}"},
+        f"{model.name}/batch", f"generate {job.key}", "generate",
+        tags={"rnnlm.key": job.key, "rnnlm.model": f"{model.name}/{model.version}"},
         params={"decode": job.decode.effective(), "model": model.name, "version": model.version, "rows": taken.num_rows},
         inputs={entry["name"]: entry["sha256"] for entry in taken.plain()},
     )  # fmt: skip

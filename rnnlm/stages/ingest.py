@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from rnnlm.stages.context import Context, Outcome, Work
+from rnnlm.stages.context import Context, Outcome, Work, check_inputs
 from rnnlm.storage import Store
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def find_sources(context: Context) -> "Sources":
     from rnnlm.data.sources import check_sources
 
     data, is_text, base = context.experiment.data, context.experiment.is_text, context.options.base
+    check_inputs(data.paths())
     if data.hub is not None:
         from rnnlm.integrations.hf_datasets import open_hub
 

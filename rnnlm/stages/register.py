@@ -1,7 +1,10 @@
 """Package the trained model and register it; the gate decides whether it becomes champion."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rnnlm.errors import UsageError
+from rnnlm.stages import evaluate
 from rnnlm.stages.context import Context, Outcome, Work
 from rnnlm.storage import Store
 
@@ -18,34 +21,67 @@ PACKAGE_FOLDER = "package"
 def run(context: Context) -> Outcome:
     """Do the stage."""
     from rnnlm import assemble
-    from rnnlm.package import package_digest, save_package
 
     experiment = context.experiment
-    evaluated = context.newest("evaluate", experiment.settings("evaluate"))
-    train = context.newest("train", experiment.settings("train"))
+    train, evaluated = _measured(context)
     origin = assemble.lineage(context.store, train)
     inputs = {"checkpoint": evaluated.inputs["checkpoint"], "report": evaluated.digest, "train": train.digest}
 
     def work(folder: Store) -> Work:
         with context.starting_up():
             generator = assemble.generator_of(origin, experiment.decode)
-        local = folder.local(PACKAGE_FOLDER) or _scratch() / PACKAGE_FOLDER
-        save_package(local, generator)
-        if folder.local() is None:
-            folder.upload(local, PACKAGE_FOLDER)
         with context.mlflow_run(folder, "register", inputs) as run_id:
-            decision = decide(context, origin, generator)
-            model = _register(context, local, run_id, decision, evaluated)
-        outputs = {"package_digest": package_digest(local), "alias": alias(decision), "version": model.version}
-        outputs["reason"] = decision.reason
-        note = f"  {experiment.model_name} version {model.version} is {alias(decision)}: {decision.reason}"
-        uri = f"models:/{experiment.model_name}/{model.version}"
-        return Work({"package": PACKAGE_FOLDER}, outputs, run_id, model_uri=uri, notes=[note])
+            return _publish(context, folder, run_id, origin, generator, evaluated)
 
-    outcome = context.run_stage("register", experiment.settings("register"), inputs, work)
+    def log_again(record: "Record") -> "Record":
+        record.store.delete("run.json")
+        done = work(record.store)
+        return replace(record, run_id=done.run_id, outputs={**done.outputs, "metrics": {}, "model_uri": done.model_uri})
+
+    outcome = context.run_stage("register", experiment.settings("register"), inputs, work, log_again)
     model = f"models:/{experiment.model_name}@{_alias_of(outcome)}"
     outcome.next_command = f"python -m pipelines.generate --model {model} --input FILES --output FOLDER"
     return outcome
+
+
+def _measured(context: Context) -> "tuple[Record, Record]":
+    """A training and the evaluation of it; `--from` may name either.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from rnnlm import artifacts, assemble
+
+    evaluated = context.named("evaluate")
+    if evaluated is not None:
+        folder = artifacts.folder(context.store, context.experiment.name, "train", evaluated.outputs["train"])
+        train = artifacts.read_record(folder)
+        if train is None:
+            raise UsageError(f"{evaluated.uri}: the training that it measured is gone from {folder.uri}")
+        return train, evaluated
+    train = context.newest("train")
+    inputs = evaluate.inputs_of(assemble.lineage(context.store, train))
+    return train, context.newest("evaluate", inputs)
+
+
+def _publish(
+    context: Context, folder: Store, run_id: str, origin: "Lineage", generator: "Generator", evaluated: "Record"
+) -> Work:
+    """Write the package, judge it, and make it a model version."""
+    from rnnlm.package import package_digest, save_package
+
+    experiment = context.experiment
+    local = folder.local(PACKAGE_FOLDER) or _scratch() / PACKAGE_FOLDER
+    save_package(local, generator)
+    if folder.local() is None:
+        folder.upload(local, PACKAGE_FOLDER)
+    decision = decide(context, origin, generator)
+    model = _register(context, local, run_id, decision, evaluated)
+    outputs = {"package_digest": package_digest(local), "alias": alias(decision), "version": model.version}
+    outputs["reason"] = decision.reason
+    note = f"  {experiment.model_name} version {model.version} is {alias(decision)}: {decision.reason}"
+    uri = f"models:/{experiment.model_name}/{model.version}"
+    return Work({"package": PACKAGE_FOLDER}, outputs, run_id, model_uri=uri, notes=[note])
 
 
 def alias(decision: "Decision") -> str:

@@ -13,7 +13,7 @@ def run(context: Context) -> Outcome:
     from rnnlm.data.tokenizing import tokenize_corpus
 
     experiment = context.experiment
-    corpus = context.newest("ingest", experiment.settings("ingest"))
+    corpus = context.newest("ingest")
 
     def distribute(*arguments: Any) -> Iterator[Any]:
         from rnnlm.integrations.ray_tokenize import tokenize_with_ray

@@ -1,6 +1,7 @@
 """Train a model on the tokens of an experiment; a run that was stopped or killed goes on from its last checkpoint."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rnnlm.stages.context import Context, Outcome, Work
@@ -17,7 +18,7 @@ CURVES_FILE = "curves.png"
 def run(context: Context) -> Outcome:
     """Do the stage."""
     experiment = context.experiment
-    tokens = context.newest("tokenize_corpus", experiment.settings("tokenize_corpus"))
+    tokens = context.newest("tokenize_corpus")
     inputs = {"tokens": tokens.digest}
 
     def work(folder: Store) -> Work:
@@ -99,7 +100,7 @@ def _log_history(context: Context, folder: Store, run_id: str, history: str) -> 
     context.tracking.log_artifact(run_id, folder.fetch(CURVES_FILE))
 
 
-def _log_again(context: Context, record: "Record") -> str:
+def _log_again(context: Context, record: "Record") -> "Record":
     """The curves and figures of a finished training, for a tracking server that has not seen them."""
     folder = record.store
     folder.delete("run.json")
@@ -107,7 +108,7 @@ def _log_again(context: Context, record: "Record") -> str:
         context.tracking.log_metrics(run_id, record.outputs["metrics"], step=record.outputs["steps"])
         if "history" in record.files:
             _log_history(context, folder, run_id, record.files["history"])
-    return run_id
+    return replace(record, run_id=run_id)
 
 
 def describe(result: "TrainResult") -> str:

@@ -1,6 +1,7 @@
 """Search settings with Ray Tune; the best become an experiment of their own, `best.toml`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rnnlm import experiment as experiments
@@ -22,7 +23,7 @@ def run(context: Context) -> Outcome:
     experiment = context.experiment
     if not experiment.tune.trials:
         raise UsageError("tune.trials: is 0, so there is nothing to search; set it and tune.space")
-    tokens = context.newest("tokenize_corpus", experiment.settings("tokenize_corpus"))
+    tokens = context.newest("tokenize_corpus")
     inputs = {"tokens": tokens.digest}
 
     def work(folder: Store) -> Work:
@@ -110,14 +111,14 @@ def _write(context: Context, folder: Store, run_id: str, result: "SearchResult")
     context.tracking.set_tags(run_id, {"rnnlm.best_run": result.best.run_id or ""})
 
 
-def _log_again(context: Context, record: Record) -> str:
+def _log_again(context: Context, record: Record) -> Record:
     folder = record.store
     folder.delete("run.json")
     with context.mlflow_run(folder, "tune", record.inputs) as run_id:
         for name in (BEST_FILE, TRIALS_FILE):
             context.tracking.log_artifact(run_id, folder.fetch(name))
         context.tracking.log_metrics(run_id, record.outputs["metrics"])
-    return run_id
+    return replace(record, run_id=run_id)
 
 
 def _columns(trials: list[dict[str, Any]]) -> dict[str, list[Any]]:

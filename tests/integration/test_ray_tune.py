@@ -22,7 +22,8 @@ def job_of(
     corpus: Any, folder: Path, tune: dict[str, Any], placement: Placement | None = None, **more: Any
 ) -> SearchJob:
     tune = {"trials": 3, "space": {"optim.lr": LR}, **tune}
-    experiment = corpus.experiment("search", tune=tune, train={"max_steps": 40, "validate_every": 5})
+    steps = tune.get("max_steps", 40)
+    experiment = corpus.experiment("search", tune=tune, train={"max_steps": 40, "validate_every": steps // 6})
     return SearchJob(experiment, 20, corpus.tokens, Store(str(folder)), placement or Placement(0, 1), **more)
 
 
@@ -76,7 +77,7 @@ def test_trials_are_runs_below_the_search(
 
 
 def test_a_search_goes_on_where_it_was_stopped(ray_session: Session, corpus: Any, tmp_path: Path) -> None:
-    job = job_of(corpus, tmp_path, {"trials": 3, "sampler": "optuna", "max_steps": 3000, "grace_share": 1.0})
+    job = job_of(corpus, tmp_path, {"trials": 3, "sampler": "optuna", "max_steps": 1500, "grace_share": 1.0})
     ledger_file = tmp_path / "ledger.jsonl"
 
     def second_trial_runs() -> bool:
@@ -94,7 +95,7 @@ def test_a_search_goes_on_where_it_was_stopped(ray_session: Session, corpus: Any
     assert not second.stopped
     assert statuses(second) == ["finished"] * 3
     assert open_keys <= {trial["key"] for trial in second.trials}
-    assert [trial["steps"] for trial in second.trials] == [3000] * 3
+    assert [trial["steps"] for trial in second.trials] == [1500] * 3
     assert second.best is not None
 
     third = search(job, ray_session)
@@ -104,7 +105,7 @@ def test_a_search_goes_on_where_it_was_stopped(ray_session: Session, corpus: Any
 
 
 def test_a_trial_may_have_workers_of_its_own(ray_session: Session, corpus: Any, tmp_path: Path) -> None:
-    result = search(job_of(corpus, tmp_path, {"trials": 1}, Placement(2, 1)), ray_session)
+    result = search(job_of(corpus, tmp_path, {"trials": 1}, Placement(1, 1)), ray_session)
 
     assert statuses(result) == ["finished"]
     assert result.trials[0]["steps"] == 40
