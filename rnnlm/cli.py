@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -129,6 +130,10 @@ def guarded(
         return start(the_parser.parse_intermixed_args(given))
     except RnnlmError as error:
         return finish(stage_name, "--json" in given, error=error)
+    except KeyboardInterrupt:
+        return finish(stage_name, "--json" in given, error=Interrupted(signal.SIGINT))
+    except Exception as error:
+        return finish(stage_name, "--json" in given, error=_in_one_line(error))
 
 
 def read_options(arguments: argparse.Namespace) -> Options:
@@ -177,14 +182,17 @@ def execute(
             outcome = run(where)
             _summary(console, where, outcome, time.perf_counter() - started)
             error = AlertError(outcome.alert) if outcome.alert else None
-        except Interrupted as signal:
-            error = signal
+        except Interrupted as stop:
+            error = stop
             again = " ".join(["python", "-m", f"pipelines.{stage_name}", *map(shlex.quote, sys.argv[1:])])
-            console.say(f"{stage_name}: stopped by {signal}; what was done is kept. Go on with:\n  {again}")
+            console.say(f"{stage_name}: stopped by {stop}; what was done is kept. Go on with:\n  {again}")
         except Exception as failure:
             error = _explain(failure, console)
-        finally:
-            where.close()
+        try:
+            with interrupts.deferred():
+                where.close()
+        except Interrupted as stop:
+            error = error or stop
         return finish(stage_name, wants_json, outcome, error, console, time.perf_counter() - started)
 
 
@@ -204,10 +212,13 @@ def _explain(error: Exception, console: Console) -> RnnlmError:
     """Our message for an error; a stack trace of an unforeseen one goes to the log alone."""
     if isinstance(error, RnnlmError):
         return error
-    trace = "".join(traceback.format_exception(error))
-    print(trace, file=sys.stderr, flush=True)
+    console.keep("".join(traceback.format_exception(error)))
     for line in console.last_log_lines():
         console.say(f"  | {line}")
+    return _in_one_line(error)
+
+
+def _in_one_line(error: Exception) -> RnnlmError:
     message = str(error).strip().splitlines()
     return RnnlmError(f"{type(error).__name__}: {message[0] if message else 'no message'}")
 
@@ -269,7 +280,7 @@ def config_lines(the_experiment: Experiment) -> list[str]:
         if isinstance(value, dict) and value:
             return [line for key, inner in value.items() for line in walk(_joined(prefix, key), inner)]
         if value is None:
-            return [f"# {prefix} = none"]
+            return [f'{prefix} = "none"']
         return [f"{prefix} = {json.dumps(value, ensure_ascii=False)}"]
 
     return walk("", the_experiment.model_dump(mode="json", by_alias=True))

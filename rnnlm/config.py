@@ -9,7 +9,7 @@ import hashlib
 import json
 import tomllib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
@@ -99,6 +99,18 @@ def apply_overrides(schema: type[BaseModel], values: Mapping[str, Any], override
         _set(result, keys, _read(raw, _declared(schema, keys)))
     if problems:
         raise ConfigError(problems, "command line")
+    return result
+
+
+def unset(schema: type[BaseModel], values: Mapping[str, Any], keys: Sequence[str] = ()) -> dict[str, Any]:
+    """A tree read from TOML, which has no null, with `"none"` read as unset where a field is optional."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        path = [*keys, key]
+        if isinstance(value, Mapping):
+            result[key] = unset(schema, value, path)
+        else:
+            result[key] = None if value == "none" and type(None) in _declared(schema, path) else value
     return result
 
 

@@ -125,6 +125,10 @@ class Console:
         if self._log_stream is not None:
             print(text, file=self._log_stream, flush=True)
 
+    def keep(self, text: str) -> None:
+        """Something for the log alone."""
+        print(text, file=self._log_stream or sys.stderr, flush=True)
+
     @contextlib.contextmanager
     def progress(self, title: str, total: float | None = None) -> Iterator[Progress]:
         """Live progress while the block runs."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rnnlm.batch.config import BatchConfig
-from rnnlm.config import Config, apply_overrides, merge, read_toml
+from rnnlm.config import Config, apply_overrides, merge, read_toml, unset
 from rnnlm.data.config import DataConfig
 from rnnlm.decoding.config import DecodeConfig
 from rnnlm.errors import ConfigError
@@ -129,7 +129,7 @@ def build(values: dict[str, Any], overrides: Sequence[str] = (), origin: str = "
     Raises:
         ConfigError: with every mistake.
     """
-    values = apply_overrides(Experiment, values, overrides)
+    values = apply_overrides(Experiment, unset(Experiment, values), overrides)
     task = values.get("task")
     if task not in ("text", "translate", "summarize"):
         problem = "is required" if task is None else f"should be 'text', 'translate' or 'summarize' (got {task!r})"

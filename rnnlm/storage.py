@@ -207,7 +207,11 @@ class Store:
     def size_bytes(self, prefix: str = "") -> int:
         """Bytes of all files below a folder."""
         if self._folder is not None:
-            return sum((self._folder / name).stat().st_size for name in self.files(prefix))
+            total = 0
+            for name in self.files(prefix):
+                with contextlib.suppress(FileNotFoundError):  # somebody else may be deleting
+                    total += (self._folder / name).stat().st_size
+            return total
         from pyarrow.fs import FileSelector
 
         filesystem, base = self._filesystem()

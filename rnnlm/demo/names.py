@@ -19,8 +19,8 @@ _CODAS = ("", "n", "r", "l", "s", "k")
 _MALE_ENDS = ("an", "on", "ek", "ur", "is")
 _FEMALE_ENDS = ("a", "ia", "ela", "ina")
 _TOWN_ENDS = ("mar", "vik", "stel", "hagen", "bek", "lund", "dorn", "ten")
-_PEOPLE_SIZES: dict[Pool, int] = {"train": 900, "valid": 120, "test": 120, "new": 40}
-_TOWN_SIZES: dict[Pool, int] = {"train": 300, "valid": 40, "test": 40, "new": 20}
+_PEOPLE_SIZES: dict[Pool, int] = {"train": 1_600, "valid": 120, "test": 120, "new": 40}
+_TOWN_SIZES: dict[Pool, int] = {"train": 500, "valid": 40, "test": 40, "new": 20}
 
 
 @dataclass(frozen=True, slots=True)

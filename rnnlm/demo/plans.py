@@ -255,8 +255,8 @@ class Planner:
         return options[int(self.rng.random() * len(options))]
 
     def _word(self, ranked: Sequence[_Choice]) -> _Choice:
-        """A word of a ranked list: the first sixth of the list comes up in half of the draws, as in a language."""
-        return ranked[int(self.rng.random() ** 2.5 * len(ranked))]
+        """A word of a ranked list: the first eighth of the list comes up in half of the draws, as in a language."""
+        return ranked[int(self.rng.random() ** 3 * len(ranked))]
 
     def _between(self, low: int, high: int) -> int:
         """A whole number, both ends included."""

@@ -45,7 +45,9 @@ MAX_BATCH_PARAMS = 100
 MAX_PARAM_CHARACTERS = 6000
 MAX_DATASET_DIGEST = 36
 ANSWER_TIMEOUT_S = 5.0
-_SECRET_NAME = re.compile(r"(^|[._-])(password|passwd|secret|credentials?|api[_-]?key|access[_-]?key|auth[_-]?token)$", re.I)
+_SECRET_NAME = re.compile(
+    r"(^|[._-])(password|passwd|secret|credentials?|api[_-]?key|access[_-]?key|auth[_-]?token)$", re.I
+)
 _SECRET_IN_URI = re.compile(r"(?<=://)[^/@\s]+@")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from rnnlm import errors
@@ -35,6 +36,7 @@ STOP_GRACE_S = 20.0
 PEER_TIMEOUT_S = 600
 """Seconds after which a worker that waits for the others gives up."""
 _POLL_S = 0.5
+_NOT_NEEDED = (PlacementGroupCleanerCallback, DatasetsCallback)
 
 OnProgress = Callable[[int, int | None, Mapping[str, float]], None]
 
@@ -83,6 +85,7 @@ class TrainResult:
         startup_s: from the call to the first sign of the workers.
         notes: what differs from the process that wrote the checkpoint which this one went on from.
         history: name of the Parquet file with a row for each step.
+        attempt: name of the Ray run; each call has a new one.
     """
 
     checkpoint: str | None
@@ -98,6 +101,7 @@ class TrainResult:
     startup_s: float = 0.0
     notes: tuple[str, ...] = ()
     history: str | None = HISTORY_FILE
+    attempt: str = ""
 
     @property
     def stopped(self) -> bool:
@@ -175,7 +179,7 @@ def trainer(
         run_config=ray.train.RunConfig(
             name=attempt,
             storage_path=attempts.uri,
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             callbacks=callbacks,
             worker_runtime_env=None if started_here else {"env_vars": _worker_environment()},
         ),
@@ -188,14 +192,15 @@ def _worker_environment() -> dict[str, str]:
 
 
 class _LocalTrainer(TorchTrainer):
-    """A trainer for a Ray that ends with us.
+    """A trainer for a Ray that ends with us, with two helper processes fewer.
 
-    Ray's cleaner of placement groups asks the dashboard, which such a Ray has not, and would outlive the run.
+    Ray's cleaner of placement groups asks the dashboard, which such a Ray has not, and would outlive the run; and its
+    manager of datasets has nothing to manage, as workers map their tokens into memory themselves.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         every = super()._create_default_callbacks()
-        return [callback for callback in every if not isinstance(callback, PlacementGroupCleanerCallback)]
+        return [callback for callback in every if not isinstance(callback, _NOT_NEEDED)]
 
 
 class _Fit:
@@ -260,7 +265,21 @@ class _Fit:
     def _interrupted(self) -> TrainResult:
         step = self._progress["step"] if self._progress else 0
         total = (self._progress["total"] if self._progress else None) or 0
-        return TrainResult(None, None, {}, step, total, 0, 0.0, 0, 0.0, "requested", self._startup_s, history=None)
+        return TrainResult(
+            checkpoint=None,
+            last_checkpoint=None,
+            metrics={},
+            step=step,
+            planned_steps=total,
+            best_step=0,
+            seconds=0.0,
+            tokens=0,
+            tokens_per_second=0.0,
+            stop="requested",
+            startup_s=self._startup_s,
+            history=None,
+            attempt=self._name,
+        )
 
     def _finish(self) -> TrainResult:
         if self._error is not None:
@@ -282,6 +301,7 @@ class _Fit:
             stop=values["stop"],
             startup_s=self._startup_s,
             notes=tuple(values["notes"]),
+            attempt=self._name,
         )
 
 

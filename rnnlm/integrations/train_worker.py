@@ -298,6 +298,9 @@ def _tracking(uri: str) -> "Tracking":
 def _device(job: WorkerJob) -> str:
     if not job.use_gpu:
         return "cpu"
+    if not dist.is_initialized():
+        # Without a worker group Ray does not know of devices; it shows a trial's process the one that is its own.
+        return "cuda:0"
     from ray.train.torch import get_device
 
     return str(get_device())

@@ -316,6 +316,8 @@ class Context(Surroundings):
         if record is not None and not self.options.force:
             return self._skip(record, relog)
         if record is not None:
+            # What is done already goes only once the tracking server, where the stage needs it, has answered.
+            _ = relog and self.tracking
             self.store.delete(folder.uri[len(self.store.uri) + 1 :])
         self.console.say(f"{stage}: {self.experiment.name}")
         started, startup_before = time.perf_counter(), self.startup_s
@@ -405,7 +407,7 @@ def resolve_tracking(given: str | None, store: str, base: Path) -> str:
     Raises:
         UsageError: in a Ray job without an absolute one; a store that cannot hold a database and none is given.
     """
-    value = given or os.environ.get(TRACKING_VARIABLE)
+    value = given or os.environ.get(TRACKING_VARIABLE) or None
     if value is None:
         if in_ray_job():
             raise UsageError(f"--tracking-uri: a Ray job needs one, absolute, by the option or {TRACKING_VARIABLE}")

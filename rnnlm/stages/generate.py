@@ -111,6 +111,9 @@ def prepare(asked: Request, options: Options, where: Surroundings) -> "tuple[Res
 
 def check(asked: Request, where: Surroundings) -> list[str]:
     """What the job would do; writes nothing."""
+    database = where.options.tracking_uri.removeprefix("sqlite:///")
+    if asked.model.startswith("models:") and database != where.options.tracking_uri and not Path(database).exists():
+        raise UsageError(f"{asked.model}: nothing is registered yet, there is no {database}")  # MLflow would make it
     model, job, taken = prepare(asked, where.options, where)
     lines = [
         f"model: {model.name} {model.version} ({model.digest[:12]})",

@@ -102,7 +102,7 @@ def _write(context: Context, folder: Store, run_id: str, result: "SearchResult")
         context.experiment.model_dump(mode="json", by_alias=True),
         [f"{path}={_text(value)}" for path, value in result.best.settings.items()] + ["tune.trials=0"],
     )
-    folder.write_bytes(BEST_FILE, tomli_w.dumps(_without_none(best.model_dump(mode="json", by_alias=True))).encode())
+    folder.write_bytes(BEST_FILE, tomli_w.dumps(_without_null(best.model_dump(mode="json", by_alias=True))).encode())
     folder.write_bytes(TRIALS_FILE, _parquet(result.trials))
     for name in (BEST_FILE, TRIALS_FILE):
         context.tracking.log_artifact(run_id, folder.fetch(name))
@@ -143,11 +143,13 @@ def _parquet(trials: list[dict[str, Any]]) -> bytes:
     return sink.getvalue()
 
 
-def _without_none(tree: Any) -> Any:
-    """TOML has no null: what is unset is left out, and is then unset by default."""
+def _without_null(tree: Any) -> Any:
+    """TOML has no null: what is unset is written as `"none"`, as a task's default may be something else."""
     if isinstance(tree, dict):
-        return {key: _without_none(value) for key, value in tree.items() if value is not None}
-    return [_without_none(value) for value in tree] if isinstance(tree, list) else tree
+        return {key: _without_null(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_null(value) for value in tree]
+    return "none" if tree is None else tree
 
 
 def describe(result: "SearchResult") -> list[str]:

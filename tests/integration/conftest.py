@@ -1,5 +1,7 @@
 """One Ray and one MLflow for all integration tests: each takes seconds to start."""
 
+import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,3 +60,11 @@ def ray_session() -> Iterator[Session]:
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
     folder: Path = tmp_path_factory.mktemp("mlflow")
     return Tracking(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"))
+
+
+@pytest.fixture
+def clean_environment() -> dict[str, str]:
+    """The environment of a fresh shell: nothing of the Ray of these tests, and a mark that child processes inherit."""
+    ours = ("RAY_", "RNNLM_", "MLFLOW_", "TUNE_", "GLOO_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return kept | {"RNNLM_TEST": uuid.uuid4().hex, "OMP_NUM_THREADS": "1"}

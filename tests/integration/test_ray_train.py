@@ -79,6 +79,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(corpus: Any, tracking
     second = train(job)
     third = train(job)
 
+    assert len({first.attempt, second.attempt, third.attempt}) == 3
     assert first.stopped
     assert 0 < first.step < 2000
     assert first.last_checkpoint == f"checkpoints/step-{first.step:09d}"

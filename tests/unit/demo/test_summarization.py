@@ -86,9 +86,8 @@ def test_every_fact_of_a_summary_stands_in_its_report():
 
 
 def test_one_sentence_of_the_report_is_not_enough():
-    lead = mean(rouge(row["target"], sentences(row["source"])[0]) for row in ROWS["test"])
-    best = mean(max(rouge(row["target"], one) for one in sentences(row["source"])) for row in ROWS["test"])
-    assert lead <= best <= 50
+    scores = [[rouge(row["target"], one) for one in sentences(row["source"])] for row in ROWS["test"][:300]]
+    assert mean(found[0] for found in scores) <= mean(max(found) for found in scores) <= 50
 
 
 TABLES = next(noun for noun in THINGS if noun.english == "table")

@@ -1,0 +1,97 @@
+"""The tour: which stages it calls for which experiment, and what it shows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import demo as command
+from rnnlm import experiment
+from rnnlm.demo import corpora
+from rnnlm.stages import demo, evaluate, generate, ingest, run_all, tokenize_corpus, train
+from rnnlm.stages.context import Context, Outcome
+
+ROOT = Path(__file__).parents[3]
+METRICS = {
+    "test/bits_per_byte": 2.0, "test/perplexity": 5.0, "baseline/unigram/bits_per_byte": 4.0,
+    "test/bleu": 90.0, "test/chrf": 95.0, "baseline/copy/bleu": 3.0, "baseline/train_nearest/chrf": 30.0,
+    "test/rougeL": 80.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the stages that ran, in order; none of them does anything."""
+    calls: list[str] = []
+
+    def stage(name: str, module: Any) -> None:
+        def run(context: Context) -> Outcome:
+            calls.append(f"{name} {context.experiment.name}")
+            return Outcome(name, metrics=METRICS, model_uri=f"models:/{context.experiment.name}/1", startup_s=0.5)
+
+        monkeypatch.setattr(module, "run", run)
+
+    for name, module in (
+        ("run_all", run_all), ("ingest", ingest), ("tokenize_corpus", tokenize_corpus), ("train", train), ("evaluate", evaluate),
+    ):  # fmt: skip
+        stage(name, module)
+
+    def run(asked: generate.Request, where: Context) -> Outcome:
+        calls.append(f"generate {asked.model}")
+        (file,) = asked.inputs
+        assert len(Path(file).read_text().splitlines()) >= 3
+        return Outcome("generate", artifacts={"output": asked.output}, notes=["    source", "      -> output"])
+
+    monkeypatch.setattr(generate, "run", run)
+    monkeypatch.setattr(corpora, "new_inputs", lambda name: [f"{name} {number}" for number in range(3)])
+    return calls
+
+
+def test_the_tour(desk: Path, called: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert command.main([]) == 0
+    assert called == [
+        "run_all demo_text", "generate models:/demo_text/1",
+        "run_all demo_translate",
+        *(f"{stage} demo_translate_without_attention" for stage in ("ingest", "tokenize_corpus", "train", "evaluate")),
+        "generate models:/demo_translate/1",
+        "run_all demo_summarize", "generate models:/demo_summarize/1",
+    ]  # fmt: skip
+    out, err = capfd.readouterr()
+    assert "Figures on test, beside trivial baselines" in out
+    shown = [" ".join(line.split()) for line in out.splitlines()]
+    assert "demo_text this model bits_per_byte 2.00 perplexity 5.00" in shown
+    assert "demo_text unigram bits_per_byte 4.00" in shown
+    assert "demo_translate train nearest chrf 30.00" in shown
+    assert "demo_translate without attention bleu 90.00 chrf 95.00" in shown
+    assert "demo_summarize this model rougeL 80.00" in shown
+    assert shown.count("-> output") == 3
+    assert any(line.startswith("demo_text run_all 0.50 ") for line in shown)
+    assert any(line.startswith("all 2.0") for line in shown)
+    assert f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{desk}/store/mlflow.db" in out
+    assert sorted(path.name for path in (desk / "store" / "demo").iterdir()) == [
+        "demo_summarize_input.txt", "demo_text_input.txt", "demo_translate_input.txt",
+    ]  # fmt: skip
+    assert err == ""
+
+
+def test_a_failure_in_the_tour_is_a_failure(
+    desk: Path, called: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(context: Context) -> Outcome:
+        raise RuntimeError("the machine is on fire")
+
+    monkeypatch.setattr(run_all, "run", run)
+    assert command.main(["--json"]) == 1
+    assert "demo: RuntimeError: the machine is on fire" in capfd.readouterr().out
+
+
+def test_mistakes_in_the_options(desk: Path, called: list[str]) -> None:
+    assert command.main(["--workers", "-3"]) == 2
+    assert called == []
+
+
+def test_the_control_differs_in_attention_alone() -> None:
+    path = ROOT / "pipelines" / "experiments" / "demo_translate.toml"
+    whole, control = experiment.load(path), experiment.load(path, demo.WITHOUT_ATTENTION)
+    assert control.model.plain() == whole.model.plain() | {"attention": "none", "copy_source": False}
+    assert (control.train, control.optim, control.data) == (whole.train, whole.optim, whole.data)

@@ -1,0 +1,178 @@
+"""`generate`: rows in, as many rows out, with a model in a folder."""
+
+import json
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import generate as command
+from rnnlm.batch.run import ShardWork, in_process
+from rnnlm.errors import ConfigError, UsageError
+from rnnlm.package import load_package
+from rnnlm.stages import context as places
+from rnnlm.stages import generate
+from rnnlm.stages.context import Surroundings
+
+MODEL = Path(__file__).parents[2] / "golden" / "packages" / "format_1_translate"
+Main = Callable[..., int]
+
+
+@pytest.fixture
+def main(desk: Path, memory_tracking: Any, monkeypatch: pytest.MonkeyPatch) -> Main:
+    """The command, at a desk with input, and with MLflow in memory."""
+    monkeypatch.setattr(Surroundings, "tracking", property(lambda self: memory_tracking))
+    (desk / "in.txt").write_text("red foxes\nold\n\nnap low kites\n")
+
+    def run(*argv: str, model: Path | str = MODEL, inputs: tuple[str, ...] = ("in.txt",)) -> int:
+        return command.main(["--model", str(model), "--output", "out", *argv, "--input", *inputs])
+
+    return run
+
+
+def rows(desk: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted((desk / "out").glob("run=*/*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_every_line_has_its_row(
+    desk: Path, main: Main, memory_tracking: Any, capfd: pytest.CaptureFixture[str], last_line: Callable[[], Any]
+) -> None:
+    assert main("--json") == 0
+    found = last_line()
+    (folder,) = (desk / "out").iterdir()
+    assert found["artifacts"] == {"output": str(folder), "manifest": f"{folder}/manifest.json"}
+    assert found["metrics"]["batch/rows"] == 4
+    assert found["metrics"]["batch/rows_per_second"] > 0
+    assert (found["skipped"], found["model_uri"]) == (False, None)
+    made = rows(desk)
+    assert [row["row_id"] for row in made] == [f"in.txt:{number}" for number in (1, 2, 3, 4)]
+    assert [row["source"] for row in made] == ["red foxes", "old", "", "nap low kites"]
+    golden = {entry["input"]: entry["output"] for entry in json.loads((MODEL / "golden.json").read_text())}
+    assert load_package(MODEL)("old") == made[1]["output"]
+    assert "old" in golden
+    (run,) = memory_tracking.runs.values()
+    assert (run["experiment"], run["stage"], run["status"]) == ("format_1_translate/batch", "generate", "FINISHED")
+    assert run["artifacts"] == ["manifest.json"]
+    assert run["tags"]["rnnlm.output"] == str(folder)
+    assert run["metrics"]["batch/rows"] == 4
+    assert main() == 0
+    out = capfd.readouterr().out
+    assert "; nothing to do" in out
+    assert "  4 rows: " in out
+    assert "    red foxes" in out
+    assert len(memory_tracking.runs) == 1
+
+
+def test_settings_may_stand_with_the_files(desk: Path, main: Main) -> None:
+    assert main("generate.shard_rows=2", inputs=("in.txt", "decode.max_length=3", "decode.method=greedy")) == 0
+    (manifest,) = (desk / "out").glob("run=*/manifest.json")
+    value = json.loads(manifest.read_text())
+    assert value["decode"]["max_length"] == 3
+    assert value["decode"]["method"] == "greedy"
+    assert len(value["parts"]) == 2
+    assert all(len(row["output"]) <= 3 for row in rows(desk))
+
+
+def test_bad_rows_are_rejected_and_the_rest_comes_out(desk: Path, main: Main) -> None:
+    (desk / "odd.jsonl").write_bytes(
+        b'{"source": "fine", "id": "a"}\n{"source": 3, "id": "b"}\nnot json\n{"source": "%s"}\n' % (b"x" * 500)
+    )
+    assert main("generate.max_row_bytes=100", inputs=("odd.jsonl",)) == 0
+    assert [row["status"] for row in rows(desk)][1:] == ["rejected"] * 3
+    (rejects,) = (desk / "out").glob("run=*/rejects.jsonl")
+    reasons = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [reason["row_id"] for reason in reasons] == ["odd.jsonl:2", "odd.jsonl:3", "odd.jsonl:4"]
+    assert all(reason["reason"] for reason in reasons)
+
+
+def test_check_says_what_would_happen_and_writes_nothing(
+    desk: Path, main: Main, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path.name for path in desk.iterdir())
+    assert main("--check", "generate.shard_rows=3") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("model: format_1_translate  (")
+    assert lines[1] == "rows: 4 in 1 files"
+    assert lines[2].startswith(f"output: {desk}/out/run=")
+    assert lines[2].endswith(" in 2 parts")
+    assert lines[3].startswith("decode: {")
+    assert sorted(path.name for path in desk.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "model", "inputs", "code", "message"),
+    [
+        (["decode.beam=3"], MODEL, ("in.txt",), 2, "decode.beam: unknown key; did you mean"),
+        (["seed=3"], MODEL, ("in.txt",), 2, "seed: unknown key"),
+        (["decode.beam_size=0"], MODEL, ("in.txt",), 2, "decode.beam_size: should be"),
+        ([], MODEL, ("absent.txt",), 2, "absent.txt: no such file"),
+        ([], MODEL, ("*.none",), 2, "matches no file"),
+        ([], MODEL, ("decode.beam_size=2",), 2, "--input: names no file"),
+        ([], "nowhere", ("in.txt",), 2, "nowhere: no such folder, and not a models:/ URI"),
+        ([], ".", ("in.txt",), 2, "is not a model package"),
+        ([], MODEL, ("empty.txt",), 3, "empty.txt: is empty"),
+        ([], MODEL, ("table.tsv",), 2, "no column 'source' (it has: a, b); see generate.text_column"),
+        (["generate.text_column=c"], MODEL, ("table.tsv",), 2, "no column 'c' (it has: a, b)"),
+        (["--check"], "models:/nobody@champion", ("in.txt",), 2, "nothing is registered yet"),
+        (["--workers", "x"], MODEL, ("in.txt",), 2, "--workers: invalid int value"),
+    ],
+)
+def test_what_cannot_be_done(
+    desk: Path, main: Main, argv: list[str], model: Any, inputs: tuple[str, ...], code: int, message: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (desk / "empty.txt").touch()
+    (desk / "table.tsv").write_text("a\tb\n1\t2\n")
+    assert main(*argv, model=model, inputs=inputs) == code
+    out, err = capfd.readouterr()
+    assert message in out + err
+    assert "Traceback" not in out + err
+    assert not (desk / "out").exists()
+    assert not (desk / "store" / "mlflow.db").exists()
+
+
+def test_the_column_text_is_tried_too(desk: Path, main: Main) -> None:
+    (desk / "table.csv").write_text("text,n\nred,1\n")
+    assert main(inputs=("table.csv",)) == 0
+    assert [row["source"] for row in rows(desk)] == ["red"]
+
+
+def test_large_input_goes_to_actors(desk: Path, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def on_actors(package: Path, placement: Any, advance: Any) -> Callable[[ShardWork, Iterator[Any]], None]:
+        asked.append(placement)
+        return in_process(load_package(package), advance)
+
+    module = types.SimpleNamespace(on_actors=on_actors)
+    monkeypatch.setitem(sys.modules, "rnnlm.integrations.ray_generate", module)
+    monkeypatch.setattr("rnnlm.integrations.ray_generate", module, raising=False)
+    session = types.SimpleNamespace(placement=lambda *wanted: wanted)
+    monkeypatch.setattr(Surroundings, "ray", property(lambda self: session))
+    assert main("generate.in_process_rows=3", "--workers", "2") == 0
+    assert asked == [(2, None, None)]
+    assert len(rows(desk)) == 4
+
+
+def test_a_request_in_a_ray_job_needs_absolute_paths(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = generate.request("model", ["a.txt", "generate.shard_rows=3"], "out", ["decode.beam_size=2"], desk)
+    assert (asked.model, asked.inputs, asked.output) == (f"{desk}/model", ("a.txt",), f"{desk}/out")
+    assert asked.overrides == ("generate.shard_rows=3", "decode.beam_size=2")
+    assert generate.request("models:/m/1", ["a"], "s3://b/x", [], desk).output == "s3://b/x"
+    with pytest.raises(ConfigError, match="unknown key"):
+        generate.request("m", ["a"], "o", ["decode.x=1"], desk)
+    monkeypatch.setenv(places.JOB_VARIABLE, "{}")
+    for paths, output in ((["a.txt"], "/o"), (["/a.txt"], "o")):
+        with pytest.raises(UsageError, match="in a Ray job the working directory is a temporary copy"):
+            generate.request("models:/m/1", paths, output, [], desk)
+    generate.request("models:/m/1", ["/a.txt"], "s3://b/o", [], desk)
+
+
+def test_long_texts_are_cut_in_the_sample() -> None:
+    assert generate._cut("a\nb") == "a ⏎ b"
+    assert generate._cut(None) == ""
+    assert generate._cut("x" * 200) == "x" * 109 + "…"
