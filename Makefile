@@ -6,15 +6,16 @@ STAMP := $(VENV)/installed
 # `make install TORCH=cpu` takes PyTorch's small build without CUDA.
 TORCH ?=
 
-.PHONY: install demo test check format bench long clean
+DATA ?= ../shared/data
+
+.PHONY: help install demo test check format long clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, train three small generators, run a batch job with each"
 	@echo "make test    install, run the tests"
 	@echo "make check   lint, types, import contracts"
-	@echo "make bench   measure speed"
-	@echo "make long NAME=x   run the long experiment x (see docs/log.md), resumable"
+	@echo "make long NAME=x DATA=folder   run a benchmark experiment; resumable"
 
 install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
@@ -44,11 +45,8 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install
-	$(BIN)/python -m tests.benchmarks.run
-
 long: install
-	$(BIN)/python -m pipelines.long $(NAME)
+	$(BIN)/python tests/benchmarks/long.py $(NAME) $(DATA)
 
 clean:
 	rm -rf $(VENV) store build dist *.egg-info
