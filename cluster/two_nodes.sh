@@ -10,6 +10,8 @@ set -euo pipefail
 folder=$(mkdir -p "${1:-.cluster}" && cd "${1:-.cluster}" && pwd)
 port=${RAY_PORT:-6399}
 dashboard_port=${RAY_DASHBOARD_PORT:-8299}
+# Each node's agent needs a port of its own, as jobs are submitted through it; the third is Ray Client's, unused here.
+agent_port=${RAY_AGENT_PORT:-8300}
 cpus_per_node=${CPUS_PER_NODE:-1}
 # Ray puts sockets here, whose paths may have 107 characters at most: so not into FOLDER.
 temporary=${TMPDIR:-/tmp}/rnnlm-ray-$(id -u)-$port
@@ -34,8 +36,10 @@ unset RAY_ADDRESS RAY_API_SERVER_ADDRESS
 
 "$python" -m ray.scripts.scripts start --head --node-ip-address=127.0.0.1 --port="$port" \
   --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" --include-dashboard=true \
+  --dashboard-agent-listen-port="$agent_port" --ray-client-server-port="$((agent_port + 2))" \
   --num-cpus="$cpus_per_node" --object-store-memory=268435456 --temp-dir="$temporary" --disable-usage-stats
 "$python" -m ray.scripts.scripts start --address="127.0.0.1:$port" --node-ip-address=127.0.0.1 \
+  --dashboard-agent-listen-port="$((agent_port + 1))" \
   --num-cpus="$cpus_per_node" --object-store-memory=268435456 --disable-usage-stats
 
 echo "two nodes are up; for your shell: source $folder/environment"

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 from rnnlm.errors import UnreachableError, UsageError
 from rnnlm.storage import Store
 
@@ -179,6 +181,7 @@ class Session:
             self._open = False
             import ray
 
+            started = _descendants([process.pid for process in self.processes])
             ray.shutdown()
             for process in self.processes:
                 try:
@@ -186,6 +189,11 @@ class Session:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+            # Ray's workers end by themselves once their raylet is gone, but only some seconds later.
+            for worker in started:
+                with contextlib.suppress(psutil.Error):
+                    worker.kill()
+            psutil.wait_procs(started, STOP_TIMEOUT_S)
 
     def placement(
         self,
@@ -301,6 +309,15 @@ def _started_processes() -> "list[subprocess.Popen[bytes]]":
     return [info.process for info in infos]
 
 
+def _descendants(parents: list[int]) -> list[psutil.Process]:
+    """The processes that some processes have started, and those that these have started."""
+    found = []
+    for parent in parents:
+        with contextlib.suppress(psutil.Error):
+            found += psutil.Process(parent).children(recursive=True)
+    return found
+
+
 def _join(address: str) -> Session:
     host, separator, port = address.rpartition(":")
     if separator and port.isdigit():
@@ -313,11 +330,23 @@ def _join(address: str) -> Session:
     import ray
 
     try:
+        if separator:
+            _knock(address)
         with _own_signal_handlers():
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
         raise UnreachableError(f"no Ray at {address}: {_first_line(error)}") from error
     return Session(False, _resources())
+
+
+def _knock(address: str) -> None:
+    """Ask the cluster for one value. `ray.init` with a wrong token would wait for minutes without a word.
+
+    Raises:
+        ray.exceptions.RayError: it does not take our token, or is no Ray.
+    """
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.GcsClient(address=address).internal_kv_get(b"session_name", b"session", timeout=CONNECT_TIMEOUT_S)
 
 
 def _own_cores() -> int:

@@ -83,7 +83,9 @@ def test_a_binary_file(desk: Path, command: Command, zipped: bool) -> None:
 def test_an_absent_column(desk: Path, command: Command) -> None:
     (desk / "pairs.tsv").write_text("english\tgerman\nhello\thallo\n")
     said = command("ingest", "pairs.toml")
-    refused(said, 2, "no column 'source'; its columns: english, german", "no column 'target'", "data.columns.target=NAME")
+    refused(
+        said, 2, "no column 'source'; its columns: english, german", "no column 'target'", "data.columns.target=NAME"
+    )
 
 
 def test_a_line_of_five_megabytes(desk: Path, command: Command) -> None:

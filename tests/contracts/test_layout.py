@@ -25,7 +25,10 @@ MAX_SCRIPT_LINES = 60
 def committed() -> list[Path]:
     """Files that git knows, or would take."""
     result = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
     )
     if result.returncode != 0:
         pytest.skip("not a git checkout")
@@ -80,7 +83,9 @@ def test_experiments_load_and_say_what_they_are(path: Path) -> None:
 
 def test_no_file_knows_a_machine() -> None:
     own = Path(__file__).relative_to(ROOT)
-    found = [f"{name}: {match.group()}" for name, text in texts() if name != own for match in MACHINE_PATHS.finditer(text)]
+    found = [
+        f"{name}: {match.group()}" for name, text in texts() if name != own for match in MACHINE_PATHS.finditer(text)
+    ]
     assert found == []
 
 
@@ -103,7 +108,10 @@ def pins() -> dict[str, str]:
 
 def test_every_direct_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
     names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", line)[0]).lower() for line in wanted}
     assert names <= pins().keys()
 

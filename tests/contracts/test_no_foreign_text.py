@@ -41,7 +41,7 @@ def pieces(path: Path) -> Iterator[bytes]:
     if content.startswith(b"PAR1"):
         content = strings(content)
     if ".jsonl" in path.suffixes:
-        content = re.sub(rb"\\\\[nrtbf]", b" ", content)
+        content = re.sub(rb"\\[nrtbf]", b" ", content)
     for start in range(0, len(content), PIECE_BYTES):
         yield content[max(0, start - 400) : start + PIECE_BYTES]
 
@@ -56,7 +56,10 @@ def strings(content: bytes) -> bytes:
 
 def committed() -> list[Path]:
     result = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
     )
     if result.returncode != 0:
         pytest.skip("not a git checkout")

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -272,7 +273,7 @@ def test_the_training_run_holds_curves_and_settings(pairs: Place, first: Reply) 
     (run,) = pairs.runs(stage="train")
     client = pairs.client()
 
-    expected = {names.TRAIN_LOSS, names.VALID_PERPLEXITY_LANED, names.LEARNING_RATE, names.GRAD_NORM}
+    expected = {names.TRAIN_LOSS, names.VALID_PERPLEXITY, names.LEARNING_RATE, names.GRAD_NORM}
     expected |= {names.TOKENS_PER_SECOND, names.PADDING_SHARE, names.phase_seconds("train")}
     assert expected <= run.data.metrics.keys()
     assert [point.step for point in client.get_metric_history(run.info.run_id, names.TRAIN_LOSS)] == list(range(1, 81))
@@ -288,7 +289,9 @@ def test_the_evaluation_run_holds_report_and_samples(pairs: Place, first: Reply)
     expected = {"test/bleu", "test/chrf", "baseline/copied_source/bleu", "baseline/token_dictionary/bleu"}
     assert expected <= run.data.metrics.keys()
     assert {"report.json", "report.md", "samples.json", "pictures"} <= _artifacts(pairs.client(), run)
-    assert len(pairs.client().load_table(pairs.runs()[0].info.experiment_id, "samples.json", [run.info.run_id])) == 5
+    assert "samples.json" in run.data.tags["mlflow.loggedArtifacts"]
+    samples = json.loads(Path(pairs.client().download_artifacts(run.info.run_id, "samples.json")).read_bytes())
+    assert len(samples["data"]) == 5
 
 
 def _artifacts(client: MlflowClient, run: Run) -> set[str]:
@@ -425,20 +428,20 @@ def test_better_models_become_champion_and_worse_ones_do_not(text: Place, on_two
         ("evaluate", ["train.max_steps=77"], 2, "no record of train"),
         ("evaluate", ["--from", "deadbeef"], 2, "--from deadbeef"),
         ("train", ["--workers", "-1"], 2, "--workers"),
-        ("train", ["--tracking-uri", "http://127.0.0.1:9", "--force", "--workers", "0"], 1, "does not answer"),
+        ("train", ["--tracking-uri", "http://127.0.0.1:9", "--workers", "0"], 1, "does not answer"),
     ],
 )
 def test_the_json_line_of_a_failure_has_all_keys(
     pairs: Place, first: Reply, stage: str, arguments: list[str], code: int, said: str
 ) -> None:
-    reply = pairs.run(
-        stage, *arguments, store=pairs.store if stage == "evaluate" else Store(str(pairs.folder / "fresh"))
-    )
+    fresh = Store(str(pairs.folder / "fresh"))
+
+    reply = pairs.run(stage, *arguments, store=pairs.store if stage in ("evaluate", "train") else fresh)
 
     assert reply.code == code
     assert reply.json.keys() == KEYS
     assert (reply.json["stage"], reply.json["exit_code"]) == (stage, code)
-    assert said in reply.json["error"] or "no record" in reply.json["error"]
+    assert said in reply.json["error"]
 
 
 @pytest.fixture(scope="module")
@@ -473,11 +476,11 @@ def test_generate_gives_each_row_an_answer_in_order(pairs: Place, inputs: dict[s
     reply = pairs.generate(*model, *given, "generate.id_column=none")
 
     folder = _output(reply)
-    rows = pq.read_table(sorted(folder.glob("part-*.parquet"))).to_pylist()
+    rows = pq.read_table(sorted(folder.glob("part-*.parquet")), partitioning=None).to_pylist()
     assert list(rows[0]) == ["row_id", "source", "output", "score", "status", "reason", "model_name", "model_version"]
-    assert [row["row_id"] for row in rows] == [
-        f"rows.{kind}:{n}" for kind in ("csv", "jsonl", "txt") for n in range(1, 6)
-    ]
+    numbers = [*range(2, 7), *range(1, 6), *range(1, 6)]  # the header of a CSV file counts
+    kinds = [*["csv"] * 5, *["jsonl"] * 5, *["txt"] * 5]
+    assert [row["row_id"] for row in rows] == [f"rows.{kind}:{number}" for kind, number in zip(kinds, numbers)]
     assert [row["status"] for row in rows] == ["ok", "ok", "ok", "ok", "rejected"] * 3
     assert rows[0]["output"] == ANIMALS["owl"]
     assert [row["output"] for row in rows[:5]] == [row["output"] for row in rows[10:]]
@@ -498,6 +501,7 @@ def test_generate_gives_each_row_an_answer_in_order(pairs: Place, inputs: dict[s
 def test_generate_does_only_what_is_missing_and_the_same_on_actors(
     pairs: Place, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
+    torch.set_num_threads(1)  # as on the actors: the last bits of a score depend on it
     package = pairs.run("run_all", "--workers", "0").json["artifacts"]["register_package"]
     given = ["--model", package, "--input", str(inputs["csv"]), *LIMITS, "generate.id_column=key"]
     folder = _output(pairs.generate(*given, "--output", str(tmp_path / "here")))
@@ -538,7 +542,7 @@ def test_generate_refuses_what_another_process_works_on(pairs: Place, inputs: di
     assert "@champion (1)" in unknown.json["error"]
 
 
-def _wait_for_steps(store: Store, least: int, timeout_s: float = 90.0) -> None:
+def _wait_for_steps(store: Store, least: int, timeout_s: float = 200.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         for path in Path(store.uri).glob("experiments/*/train-*/attempts/*/progress.json"):
@@ -557,7 +561,7 @@ def test_sigint_saves_and_the_same_command_goes_on(
 ) -> None:
     command = [sys.executable, "-m", "pipelines.train", str(text.file), *LONG, "--json", "--store", text.store.uri]
     process = subprocess.Popen(
-        [*command, "--workers", "2"], env=clean_environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [*command, "--workers", "1"], env=clean_environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     marker = clean_environment["RNNLM_TEST"]
     try:
@@ -567,6 +571,7 @@ def test_sigint_saves_and_the_same_command_goes_on(
         out, _ = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.wait()
     lines = out.splitlines()
     line = json.loads(lines[-1])
 
@@ -575,7 +580,7 @@ def test_sigint_saves_and_the_same_command_goes_on(
     assert line.keys() == KEYS
     assert (line["exit_code"], line["error"], line["run_id"]) == (130, "SIGINT", None)
     resume = next(following for said, following in pairwise(lines) if "Go on with" in said)
-    assert resume.strip() == f"python -m pipelines.train {' '.join(command[3:])} --workers 2"
+    assert resume.strip() == f"python -m pipelines.train {' '.join(command[3:])} --workers 1"
     assert _left_behind(marker) == []
     (run,) = _of_long_training(text)
     assert run.info.status == "KILLED"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from rnnlm.errors import UnreachableError, UsageError
 from rnnlm.integrations import ray_cluster
@@ -69,6 +70,44 @@ def test_a_ray_of_ours_is_closed_to_others_and_leaves_nothing(tmp_path: Path) ->
 
 def _belongs_to(process: psutil.Process, token: str) -> bool:
     return (process.info["environ"] or {}).get("RAY_AUTH_TOKEN_PATH") == token
+
+
+JOIN = """
+import sys
+import rnnlm.integrations.ray_cluster as ray_cluster
+
+with ray_cluster.connect(sys.argv[1]) as session:
+    print(session.started_here, session.resources, session.processes)
+"""
+
+
+def test_a_running_ray_is_joined_and_left_running(ray_session: Session) -> None:
+    address = ray.get_runtime_context().gcs_address
+
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, address], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "False Resources(num_cpus=2, num_gpus=0, num_hosts=1) []" in done.stdout
+    assert ray.cluster_resources()["CPU"] == 2
+
+
+def test_a_wrong_token_is_no_access(ray_session: Session, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0" * 64)
+    environment = os.environ | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, ray.get_runtime_context().gcs_address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "UnreachableError: no Ray at" in done.stderr
 
 
 def test_no_ray_at_an_address_is_said_at_once() -> None:

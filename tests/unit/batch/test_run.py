@@ -146,5 +146,3 @@ def _ignore(rows: int) -> None:
 
 def _any(value: object) -> Any:
     return value
-
-

@@ -20,11 +20,16 @@ def test_the_first_signal_raises_where_nothing_has_to_be_saved() -> None:
 
 def test_deferred_work_finishes_first() -> None:
     done = []
-    with Interrupts() as interrupts, pytest.raises(Interrupted) as caught, interrupts.deferred() as stop_requested:
-        assert not stop_requested()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop_requested()
-        done.append("saved")
+
+    def work() -> None:
+        with Interrupts() as interrupts, interrupts.deferred() as stop_requested:
+            assert not stop_requested()
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop_requested()
+            done.append("saved")
+
+    with pytest.raises(Interrupted) as caught:
+        work()
     assert done == ["saved"]
     assert caught.value.exit_code == 130
 

@@ -1,6 +1,5 @@
 """`--check`: what it says, what it refuses, and that it leaves nothing behind."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -76,11 +75,11 @@ def test_it_writes_nothing_and_starts_no_ray(desk: Path) -> None:
         "print('LOADED', *[name for name in ('ray', 'mlflow', 'datasets') if name in sys.modules])\n"
         "sys.exit(code)\n"
     )
-    before = sorted(os.listdir(desk))
+    before = sorted(desk.iterdir())
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-2:] == ["STARTED", "LOADED"]
-    assert sorted(os.listdir(desk)) == before
+    assert sorted(desk.iterdir()) == before
 
 
 def test_json(desk: Path, last_line: Callable[[], dict[str, Any]]) -> None:

@@ -197,7 +197,7 @@ def test_from_names_a_record_by_run_or_digest(make: Make) -> None:
     context.run_stage("train", settings, {}, worker([], "the-run"))
     assert make(from_run="the-run").newest("train").run_id == "the-run"
     assert make(from_run="the-run").newest("ingest").uri == log[1]  # it is no run of ingest
-    with pytest.raises(UsageError, match="--from nobody: no stage of small in .* has such a run"):
+    with pytest.raises(UsageError, match=r"--from nobody: no stage of small in .* has such a run"):
         make(from_run="nobody").newest("ingest")
 
 

@@ -73,7 +73,7 @@ def test_what_is_not_there(store: Store) -> None:
 
 def test_bad_json_names_the_file(store: Store) -> None:
     store.write_bytes("bad.json", b"{")
-    with pytest.raises(RnnlmError, match="bad.json: not valid JSON"):
+    with pytest.raises(RnnlmError, match=r"bad\.json: not valid JSON"):
         store.read_json("bad.json")
 
 
