@@ -38,5 +38,5 @@ for signal in TERM KILL; do
     sleep 0.5
   done
 done
-rm -rf "$temporary" "$folder/temporary"
+rm -rf "$temporary" "$temporary-2" "$folder/temporary"
 echo "stopped"

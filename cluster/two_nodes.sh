@@ -38,7 +38,9 @@ unset RAY_ADDRESS RAY_API_SERVER_ADDRESS
   --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" --include-dashboard=true \
   --dashboard-agent-listen-port="$agent_port" --ray-client-server-port="$((agent_port + 2))" \
   --num-cpus="$cpus_per_node" --object-store-memory=268435456 --temp-dir="$temporary" --disable-usage-stats
+# With a folder of its own: a node that unpacks a job's working directory deletes the other's copy of it first.
 "$python" -m ray.scripts.scripts start --address="127.0.0.1:$port" --node-ip-address=127.0.0.1 \
+  --temp-dir="$temporary-2" \
   --dashboard-agent-listen-port="$((agent_port + 1))" \
   --num-cpus="$cpus_per_node" --object-store-memory=268435456 --disable-usage-stats
 

@@ -12,7 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
-from pipelines import generate, run_all
+from pipelines import generate
+from rnnlm import cli
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT.parent / "shared" / "schemas" / "kuberay"
@@ -58,7 +59,7 @@ def _closed(schema: Any) -> Any:
 
 def test_entrypoints_are_commands_that_exist() -> None:
     train = manifest("train.yaml")["spec"]
-    arguments = parsed(train["entrypoint"], run_all.parser(), "pipelines.run_all")
+    arguments = parsed(train["entrypoint"], cli.parser("run_all", None), "pipelines.run_all")
     assert (ROOT / arguments.experiment).exists()
     nightly = manifest("generate_nightly.yaml")["spec"]["jobTemplate"]
     assert parsed(nightly["entrypoint"], generate.parser(), "pipelines.generate").model.endswith("@champion")
@@ -98,6 +99,7 @@ def test_the_systemd_unit_runs_a_command_that_exists() -> None:
     parsed(command.replace("/srv/rnnlm/.venv/bin/python", "python"), generate.parser(), "pipelines.generate")
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # when MLflow is imported
 def test_the_mlflow_server_command_is_one_that_mlflow_understands(tmp_path: Path) -> None:
     fake = tmp_path / "mlflow"
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
