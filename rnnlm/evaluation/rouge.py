@@ -31,8 +31,8 @@ class RougeScore:
 
     rouge1: float
     rouge2: float
-    rougeL: float  # noqa: N815 (the name that everybody knows this figure by)
-    rougeLsum: float  # noqa: N815
+    rougeL: float
+    rougeLsum: float
     signature: str
 
     def values(self) -> dict[str, float]:
