@@ -149,7 +149,7 @@ def submitted(cluster: Cluster) -> list[dict[str, Any]]:
     places = {"RNNLM_STORE": str(cluster.store), "MLFLOW_TRACKING_URI": cluster.tracking_uri}
     job = ["--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": places})]
     learn = f"python -m pipelines.run_all {cluster.folder}/bottles.toml --json"
-    apply = f"python -m pipelines.generate --model models:/bottles@champion --input {cluster.folder}/new.txt"
+    apply = f"python -m pipelines.generate --model models:/bottles/1 --input {cluster.folder}/new.txt"
     both = f"{learn} && {apply} --output {cluster.folder}/output decode.max_length=5 --json"
     done = cluster.python("-m", "ray.scripts.scripts", "job", "submit", *job, "--", "sh", "-c", both)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -245,9 +245,7 @@ def test_everything_outlives_the_cluster(cluster: Cluster, submitted: list[dict[
     tracking = Tracking(cluster.tracking_uri)
     assert tracking.run_status(learned["run_id"]) == "FINISHED"
     registry = Registry(tracking)
-    version = registry.champion("bottles")
-    assert version is not None
-    assert version.uri == learned["model_uri"]
+    version = registry.find(learned["model_uri"])
     assert isinstance(registry.load(version)("12 bottles", max_length=5), str)
     history = pq.read_table(learned["artifacts"]["train_history"])
     assert history["step"].to_pylist() == list(range(1, 21))
