@@ -1,10 +1,8 @@
 """Tokenization by Ray Data gives the bytes that tokenization in this process gives."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from rnnlm.data import corpus as corpus_module
 from rnnlm.data.config import DataConfig
@@ -13,6 +11,7 @@ from rnnlm.data.ingest import ingest
 from rnnlm.data.sources import check_sources
 from rnnlm.data.tokenizing import tokenize_corpus
 from rnnlm.errors import RnnlmError
+from rnnlm.integrations.ray_cluster import Session
 from rnnlm.integrations.ray_tokenize import tokenize_with_ray
 from rnnlm.storage import Store
 from rnnlm.text.config import TokenizerConfig
@@ -20,21 +19,9 @@ from rnnlm.text.config import TokenizerConfig
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=128 << 20,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    ray.shutdown()
-
-
-def test_equal_bytes_and_a_failing_task_is_told(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_bytes_and_a_failing_task_is_told(
+    ray_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(corpus_module, "ROW_GROUP_ROWS", 100)
     monkeypatch.setattr(corpus_module, "FILE_BYTES", 8_000)
     rows = "".join(f"quelle {n * 7919 % 1000} wort\ttarget {n} word{' more' * (n % 9)}\n" for n in range(1_500))
