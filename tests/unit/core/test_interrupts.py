@@ -10,12 +10,13 @@ from rnnlm.interrupts import Interrupted, Interrupts
 
 
 def test_the_first_signal_raises_where_nothing_has_to_be_saved() -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with Interrupts() as interrupts:
         with pytest.raises(Interrupted) as caught:
             os.kill(os.getpid(), signal.SIGTERM)
         assert caught.value.exit_code == 143
         assert interrupts.stop_requested()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_deferred_work_finishes_first() -> None:
