@@ -69,6 +69,7 @@ def run(asked: Request, where: Surroundings) -> Outcome:
     from rnnlm.batch import job as jobs
     from rnnlm.storage import Store
 
+    startup_before = where.startup_s
     with where.starting_up():
         model, job, taken = prepare(asked, where.options, where)
     output = Store(asked.output)
@@ -84,7 +85,7 @@ def run(asked: Request, where: Surroundings) -> Outcome:
     outcome.metrics = _figures(manifest)
     outcome.notes = _samples(folder, manifest)
     outcome.model_uri = f"models:/{model.name}/{model.version}" if model.version else None
-    outcome.startup_s = where.startup_s
+    outcome.startup_s = where.startup_s - startup_before
     return outcome
 
 

@@ -66,7 +66,7 @@ def test_the_tour(desk: Path, called: list[str], capfd: pytest.CaptureFixture[st
     assert "demo_summarize this model rougeL 80.00" in shown
     assert shown.count("-> output") == 3
     assert any(line.startswith("demo_text run_all 0.50 ") for line in shown)
-    assert any(line.startswith("all 2.0") for line in shown)
+    assert any(line.startswith("all 3.50 ") for line in shown)  # those of the stages without attention, too
     assert f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{desk}/store/mlflow.db" in out
     assert sorted(path.name for path in (desk / "store" / "demo").iterdir()) == [
         "demo_summarize_input.txt", "demo_text_input.txt", "demo_translate_input.txt",
