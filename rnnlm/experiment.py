@@ -55,6 +55,11 @@ class Experiment(Config):
         """Name under which the model is registered."""
         return self.register_.model_name or self.name
 
+    @property
+    def positions_per_step(self) -> int:
+        """Positions of one training step, padding included, over all workers."""
+        return self.train.lanes * self.train.bptt_length if self.is_text else self.train.batch_tokens
+
     def settings(self, stage: str) -> dict[str, Any]:
         """The part of the experiment that determines what a stage writes, and so is part of its identity."""
         limits = {"max_source_tokens", "max_target_tokens", "over_length"}

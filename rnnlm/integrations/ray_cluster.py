@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 256 << 20
 MAX_DEFAULT_WORKERS = 4
+MIN_POSITIONS = 4_096
+"""Positions of a training step below which a worker more makes a CPU host slower, not faster; see docs/log.md."""
 CONNECT_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -90,11 +92,21 @@ def placement(
     workers: int | None = None,
     cpus_per_worker: int | None = None,
     gpus_per_worker: float | None = None,
+    positions: int | None = None,
 ) -> Placement:
     """Fill in what was not asked for, and check the rest against what there is.
 
-    With GPUs each gets one worker. Without, a worker gets one core: two processes of one thread beat one process of two
-    threads on the small matrices of these models; above `MAX_DEFAULT_WORKERS` workers, the cores are shared out as threads.
+    With GPUs each gets one worker. Without, the cores are shared out over at most `MAX_DEFAULT_WORKERS` workers, and a
+    training gets no more of them than have `MIN_POSITIONS` positions each in a step, but one on each host at least: a
+    recurrent kernel takes as long for half as many rows, and each worker updates all weights, so with a small share two
+    threads of one process are faster than two processes.
+
+    Args:
+        resources: what there is.
+        workers: processes.
+        cpus_per_worker: cores and threads of each.
+        gpus_per_worker: GPUs of each.
+        positions: of one training step, over all workers; None where the work can be cut into any shares.
 
     Raises:
         UsageError: the cluster is too small for the request.
@@ -106,6 +118,8 @@ def placement(
         else:
             each = cpus_per_worker or max(1, -(-resources.num_cpus // MAX_DEFAULT_WORKERS))
             workers = max(1, min(MAX_DEFAULT_WORKERS, resources.num_cpus // each))
+            if positions is not None:
+                workers = max(resources.num_hosts, min(workers, positions // MIN_POSITIONS))
     cpus = cpus_per_worker or max(1, resources.num_cpus // max(1, workers))
     if workers:
         _check_fits(resources, Placement(workers, cpus, gpus))
@@ -200,9 +214,10 @@ class Session:
         workers: int | None = None,
         cpus_per_worker: int | None = None,
         gpus_per_worker: float | None = None,
+        positions: int | None = None,
     ) -> Placement:
         """`placement` on this cluster."""
-        return placement(self.resources, workers, cpus_per_worker, gpus_per_worker)
+        return placement(self.resources, workers, cpus_per_worker, gpus_per_worker, positions)
 
     def trial_placement(
         self,

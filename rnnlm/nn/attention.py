@@ -1,18 +1,24 @@
 """Attention over an encoded source: what is fixed for a sentence is computed once, queries then come in any number.
 
-Shapes: B batch, T queries (target length), S source length, M memory size, H query size, A attention size.
+Shapes: B batch, T queries (target length), S source length, M memory size, H query size, A attention size; b and t: some of
+B and T.
 """
 
+import math
 from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from rnnlm.nn.state import State
 
-CHUNK_ELEMENTS = 1 << 24
-"""Additive attention is computed over so many elements of [B, T, S, A] at a time."""
+CHUNK_ELEMENTS = 1 << 19
+"""Additive attention is computed over about so many elements of [B, T, S, A] at a time: they stay in a core's cache."""
+CHUNK_ELEMENTS_GPU = 1 << 26
+"""The same on a GPU: few launches, a quarter of a gigabyte."""
 
 
 def padding_bias(lengths_B: Tensor, source_length: int, dtype: torch.dtype) -> Tensor:
@@ -101,17 +107,61 @@ class AdditiveAttention(Attention):
         return 2 * keys_BSA
 
     def scores(self, query_BTH: Tensor, keys_BSA: Tensor) -> Tensor:
-        """Unmasked scores [B, T, S], a few queries at a time where [B, T, S, A] is large."""
+        """Unmasked scores [B, T, S]."""
         query_BTA = 2 * self.query(query_BTH)
-        chunk = max(1, CHUNK_ELEMENTS // max(1, keys_BSA.numel()))
-        if query_BTA.shape[1] <= chunk:
-            return self._scores(query_BTA, keys_BSA)
-        pieces = []
-        for piece_BtA in query_BTA.split(chunk, dim=1):
-            # Kept for the backward pass, the pieces would together be the [B, T, S, A] that chunks are to avoid.
-            scores = checkpoint(self._scores, piece_BtA, keys_BSA, use_reentrant=False, preserve_rng_state=False)
-            pieces.append(scores)
-        return torch.cat(pieces, dim=1)
+        scores_BTS: Tensor = _AdditiveScores.apply(query_BTA, keys_BSA, (2 * self.score).to(query_BTA.dtype))
+        return scores_BTS
 
-    def _scores(self, query_BTA: Tensor, keys_BSA: Tensor) -> Tensor:
-        return torch.sigmoid(query_BTA[:, :, None] + keys_BSA[:, None]) @ (2 * self.score).to(query_BTA.dtype)
+
+class _AdditiveScores(torch.autograd.Function):
+    """v^T sigmoid(q + k) of every query and key, block by block in one buffer that stays in the cache.
+
+    The backward pass computes the sigmoids again, so nothing of the size [B, T, S, A] is ever in memory. On a CPU it is
+    memory, not arithmetic, that this attention waits for.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query_BTA: Tensor, keys_BSA: Tensor, score_A: Tensor) -> Tensor:
+        ctx.save_for_backward(query_BTA, keys_BSA, score_A)
+        scores_BTS = query_BTA.new_empty(*query_BTA.shape[:2], keys_BSA.shape[1])
+        for rows, times, sigmoid_btSA in _sigmoid_blocks(query_BTA, keys_BSA):
+            scores_BTS[rows, times] = sigmoid_btSA @ score_A
+        return scores_BTS
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BTS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query_BTA, keys_BSA, score_A = ctx.saved_tensors
+        sums = torch.promote_types(query_BTA.dtype, torch.float32)
+        grad_query_BTA, grad_keys_BSA = (torch.zeros_like(each, dtype=sums) for each in (query_BTA, keys_BSA))
+        grad_score_A = torch.zeros_like(score_A, dtype=sums)
+        for rows, times, block_btSA in _sigmoid_blocks(query_BTA, keys_BSA):
+            grad_btS = grad_BTS[rows, times]
+            grad_score_A += grad_btS.reshape(-1) @ block_btSA.flatten(0, 2)
+            block_btSA.addcmul_(block_btSA, block_btSA, value=-1).mul_(grad_btS[..., None])
+            grad_query_BTA[rows, times] = block_btSA.sum(2, dtype=sums)
+            grad_keys_BSA[rows] += block_btSA.sum(1, dtype=sums)
+        score_in_sums_A = score_A.to(sums)
+        return (
+            grad_query_BTA.mul_(score_in_sums_A).to(query_BTA.dtype),
+            grad_keys_BSA.mul_(score_in_sums_A).to(keys_BSA.dtype),
+            grad_score_A.to(score_A.dtype),
+        )
+
+
+def _sigmoid_blocks(query_BTA: Tensor, keys_BSA: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """sigmoid(q + k), [b, t, S, A], of some rows and queries at a time; each block is overwritten by the next."""
+    num_rows, num_queries, _ = query_BTA.shape
+    elements = CHUNK_ELEMENTS_GPU if query_BTA.is_cuda else CHUNK_ELEMENTS
+    plane = max(1, keys_BSA[:1].numel())
+    queries = min(max(1, elements // plane), max(1, num_queries))
+    rows = min(max(1, elements // (plane * queries)), max(1, num_rows))
+    buffer = query_BTA.new_empty(rows * queries * plane)
+    for row in range(0, num_rows, rows):
+        keys_b1SA = keys_BSA[row : row + rows, None]
+        for query in range(0, num_queries, queries):
+            query_bt1A = query_BTA[row : row + rows, query : query + queries, None]
+            shape = (*query_bt1A.shape[:2], *keys_BSA.shape[1:])
+            block_btSA = buffer[: math.prod(shape)].view(shape)
+            torch.add(query_bt1A, keys_b1SA, out=block_btSA).sigmoid_()
+            yield slice(row, row + rows), slice(query, query + queries), block_btSA

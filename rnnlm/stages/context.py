@@ -205,7 +205,9 @@ class Context(Surroundings):
         options = self.options
         if options.workers == 0:
             return Placement(0, options.cpus_per_worker or os.cpu_count() or 1, options.gpus_per_worker or 0.0)
-        return self.ray.placement(options.workers, options.cpus_per_worker, options.gpus_per_worker)
+        return self.ray.placement(
+            options.workers, options.cpus_per_worker, options.gpus_per_worker, self.experiment.positions_per_step
+        )
 
     @contextlib.contextmanager
     def mlflow_run(self, folder: Store, stage: str, inputs: dict[str, str] | None = None) -> Iterator[str]:

@@ -34,6 +34,7 @@ def run(context: Context, folder: Path) -> Outcome:
     """
     started = time.perf_counter()
     rows: list[tuple[Any, ...]] = []
+    phenomena: list[tuple[Any, ...]] = []
     times: list[tuple[Any, ...]] = []
     outcomes = []
     for name in EXPERIMENTS:
@@ -41,9 +42,10 @@ def run(context: Context, folder: Path) -> Outcome:
         outcome = _timed(times, name, "run_all", partial(run_all.run, inner))
         rows += figures(inner.experiment, outcome)
         if inner.experiment.task == "translate":
+            phenomena = exact_matches(outcome)
             rows.append(_without_attention(context, folder / f"{name}.toml", times))
         outcomes.append(_timed(times, name, "generate", partial(_generate, inner, outcome)))
-    _show(context, rows, times, outcomes, time.perf_counter() - started)
+    _show(context, rows, phenomena, times, outcomes, time.perf_counter() - started)
     return Outcome(
         "demo", artifacts={f"output_{name}": each.artifacts["output"] for name, each in zip(EXPERIMENTS, outcomes)}
     )
@@ -68,6 +70,13 @@ def figures(experiment: Experiment, outcome: Outcome) -> list[tuple[Any, ...]]:
 
     baselines = sorted({key.split("/")[1] for key in outcome.metrics if key.startswith("baseline/")})
     return [row("this model", split), *(row(name.replace("_", " "), f"baseline/{name}") for name in baselines)]
+
+
+def exact_matches(outcome: Outcome) -> list[tuple[Any, ...]]:
+    """For each phenomenon of the test rows: its name, the rows that have it, the share of them that is right in percent."""
+    assert outcome.record is not None
+    report = outcome.record.store.read_json(evaluate.REPORT_FILE)
+    return [(each["name"], each["num_rows"], 100 * each["figures"]["exact_match"]) for each in report["tags"]]
 
 
 def _without_attention(context: Context, path: Path, times: list[tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -106,12 +115,19 @@ def _generate(context: Context, registered: Outcome) -> Outcome:
 
 
 def _show(
-    context: Context, rows: list[tuple[Any, ...]], times: list[tuple[Any, ...]], outcomes: list[Outcome], seconds: float
+    context: Context,
+    rows: list[tuple[Any, ...]],
+    phenomena: list[tuple[Any, ...]],
+    times: list[tuple[Any, ...]],
+    outcomes: list[Outcome],
+    seconds: float,
 ) -> None:
     console = context.console
     console.say()
     console.say("Figures on test, beside trivial baselines")
     console.table(("experiment", "who", "figures"), rows)
+    console.say("\nTranslation: test sentences that are right to the letter, by what they contain")
+    console.table(("phenomenon", "sentences", "exact %"), phenomena)
     for name, outcome in zip(EXPERIMENTS, outcomes, strict=True):
         console.say(f"\n{name}: output in {outcome.artifacts['output']}")
         for note in outcome.notes:

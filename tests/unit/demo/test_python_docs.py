@@ -41,23 +41,28 @@ def test_no_paragraph_stands_in_two_documents():
 
 
 def test_a_document_is_its_topic_in_its_own_order():
-    text = dict(documents("test"))["calls"]
-    assert text.startswith("Calls\n*****\n\n")
+    text = dict(documents("test"))["comparisons"]
+    assert text.startswith("Comparisons\n***********\n\n")
     assert text.endswith("\n")
-    assert paragraphs(text) == paragraphs(python_docs.topics["calls"])
+    assert paragraphs(text) == paragraphs(python_docs.topics["comparisons"])
 
 
 def test_topics_that_this_python_lacks_are_skipped(monkeypatch):
-    few = {"calls": "Calls\n\nOne.", "class": "Class\n\nOne.", "while": "While\n\nOne.", "for": "For\n\nOne.\n\nTwo."}
+    few = {
+        "comparisons": "Comparisons\n\nOne.",
+        "class": "Class\n\nOne.",
+        "while": "While\n\nOne.",
+        "for": "For\n\nOne.\n\nTwo.",
+    }
     monkeypatch.setattr(python_docs, "topics", few)
     read = documents.__wrapped__
-    assert read("test") == (("calls", "Calls\n\nOne.\n"),)
+    assert read("test") == (("comparisons", "Comparisons\n\nOne.\n"),)
     assert read("valid") == (("class", "Class\n"),)
     assert read("train") == (("for", "For\n\nTwo.\n"), ("while", "While\n"))
 
 
 def test_a_topic_with_nothing_left_is_no_document(monkeypatch):
-    monkeypatch.setattr(python_docs, "topics", {"calls": "One.", "del": "One.", "del2": "Two.", "del3": "Two."})
+    monkeypatch.setattr(python_docs, "topics", {"comparisons": "One.", "del": "One.", "del2": "Two.", "del3": "Two."})
     assert documents.__wrapped__("train") == (("del2", "Two.\n"),)
 
 

@@ -12,8 +12,23 @@ def test_by_default_cores_are_shared_out(cpus: int, expected: Placement) -> None
     assert placement(Resources(cpus)) == expected
 
 
+@pytest.mark.parametrize(
+    ("resources", "positions", "expected"),
+    [
+        (Resources(2), 1_024, Placement(1, 2)),
+        (Resources(2), 10_000, Placement(2, 1)),
+        (Resources(8), 9_000, Placement(2, 4)),
+        (Resources(8, num_hosts=2), 1_024, Placement(2, 4)),
+        (Resources(2, 2), 1_024, Placement(2, 1, 1.0)),
+    ],
+)
+def test_a_small_step_is_not_cut_into_shares(resources: Resources, positions: int, expected: Placement) -> None:
+    assert placement(resources, positions=positions) == expected
+
+
 def test_what_is_given_stays() -> None:
     assert placement(Resources(8), workers=2) == Placement(2, 4)
+    assert placement(Resources(8), workers=4, positions=100) == Placement(4, 2)
     assert placement(Resources(8), cpus_per_worker=8) == Placement(1, 8)
     assert placement(Resources(8), workers=3, cpus_per_worker=1) == Placement(3, 1)
 

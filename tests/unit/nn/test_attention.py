@@ -62,16 +62,19 @@ def test_additive_weights_by_the_formula() -> None:
     torch.testing.assert_close(weights, expected)
 
 
-def test_additive_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [1, 80, 300])
+def test_additive_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     attention = AdditiveAttention(query_size=4, memory_size=6)
-    query, memory = torch.randn(2, 7, 4, requires_grad=True), torch.randn(2, 5, 6, requires_grad=True)
+    query, memory = torch.randn(3, 7, 4, requires_grad=True), torch.randn(3, 5, 6, requires_grad=True)
 
     def run() -> list[torch.Tensor]:
-        context, weights = attention(query, attention.prepare(memory, torch.tensor([5, 4])))
-        gradients = torch.autograd.grad(context.square().sum() + weights.square().sum(), (query, memory))
+        context, weights = attention(query, attention.prepare(memory, torch.tensor([5, 4, 5])))
+        gradients = torch.autograd.grad(
+            context.square().sum() + weights.square().sum(), (query, memory, attention.score)
+        )
         return [context, weights, *gradients]
 
     whole = run()
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 80)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", chunk)
     for piecewise, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(piecewise, expected)
