@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 STAGE_TAG = "rnnlm.stage"
 PARENT_TAG = "mlflow.parentRunId"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes the UI show runs and their curves; it would guess that text is for an LLM's traces."""
 MAX_BATCH_METRICS = 1000
 MAX_BATCH_PARAMS = 100
 MAX_PARAM_CHARACTERS = 6000
@@ -113,7 +115,7 @@ class Tracking:
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 try:
-                    return str(self.client.create_experiment(name, artifact_location=self._artifact_location(name)))
+                    return self._create_experiment(name)
                 except MlflowException:
                     # Somebody else made it in between.
                     found = self.client.get_experiment_by_name(name)
@@ -122,6 +124,10 @@ class Tracking:
             if found.lifecycle_stage == "deleted":
                 self.client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
+
+    def _create_experiment(self, name: str) -> str:
+        location = self._artifact_location(name)
+        return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
 
     def start_run(
         self,

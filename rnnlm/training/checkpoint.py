@@ -193,7 +193,10 @@ def _environment(run: TrainingRun) -> dict[str, Any]:
 def _refuse_non_finite(tensors: Mapping[str, Tensor], step: int) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise RnnlmError(f"step {step} is not saved: {name} has values that are not finite")
+            raise RnnlmError(
+                f"training diverged at step {step}: {name} has values that are not finite, so no checkpoint was saved; "
+                "lower optim.lr or optim.clip_grad_norm"
+            )
 
 
 def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], described: Mapping[str, Any]) -> None:
