@@ -69,7 +69,7 @@ class Outcome:
         skipped: a record matched, nothing was done.
         run_id: MLflow run.
         metrics: headline figures by their MLflow keys.
-        model_uri: a registered model version, `models:/NAME/VERSION`.
+        model_uri: a registered model version, `models:/NAME/VERSION`; `model_alias` is the alias that it got.
         artifacts: names to paths or URIs of what was written.
         seconds: wall time of the work; `startup_s` of waiting for Ray and workers, counted apart.
         notes: lines for people.
@@ -83,6 +83,7 @@ class Outcome:
     run_id: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     model_uri: str | None = None
+    model_alias: str | None = None
     artifacts: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     startup_s: float = 0.0

@@ -36,16 +36,17 @@ def run(context: Context, folder: Path) -> Outcome:
     rows: list[tuple[Any, ...]] = []
     phenomena: list[tuple[Any, ...]] = []
     times: list[tuple[Any, ...]] = []
-    outcomes = []
+    models, outcomes = [], []
     for name in EXPERIMENTS:
         inner = context.with_experiment(experiments.load(folder / f"{name}.toml"))
         outcome = _timed(times, name, "run_all", partial(run_all.run, inner))
+        models.append(f"{outcome.model_uri} ({outcome.model_alias})")
         rows += figures(inner.experiment, outcome)
         if inner.experiment.task == "translate":
             phenomena = exact_matches(outcome)
             rows.append(_without_attention(context, folder / f"{name}.toml", times))
         outcomes.append(_timed(times, name, "generate", partial(_generate, inner, outcome)))
-    _show(context, rows, phenomena, times, outcomes, time.perf_counter() - started)
+    _show(context, rows, phenomena, times, models, outcomes, time.perf_counter() - started)
     return Outcome(
         "demo", artifacts={f"output_{name}": each.artifacts["output"] for name, each in zip(EXPERIMENTS, outcomes)}
     )
@@ -73,10 +74,14 @@ def figures(experiment: Experiment, outcome: Outcome) -> list[tuple[Any, ...]]:
 
 
 def exact_matches(outcome: Outcome) -> list[tuple[Any, ...]]:
-    """For each phenomenon of the test rows: its name, the rows that have it, the share of them that is right in percent."""
+    """A phenomenon, the test rows that have it, and the share of these that is right to the letter, in percent.
+
+    The last line is of all rows.
+    """
     assert outcome.record is not None
     report = outcome.record.store.read_json(evaluate.REPORT_FILE)
-    return [(each["name"], each["num_rows"], 100 * each["figures"]["exact_match"]) for each in report["tags"]]
+    subsets = [*report["tags"], {"name": "all", "num_rows": report["num_rows"], "figures": report["figures"]}]
+    return [(each["name"], each["num_rows"], 100 * each["figures"]["exact_match"]) for each in subsets]
 
 
 def _without_attention(context: Context, path: Path, times: list[tuple[Any, ...]]) -> tuple[Any, ...]:
@@ -119,6 +124,7 @@ def _show(
     rows: list[tuple[Any, ...]],
     phenomena: list[tuple[Any, ...]],
     times: list[tuple[Any, ...]],
+    models: list[str],
     outcomes: list[Outcome],
     seconds: float,
 ) -> None:
@@ -128,8 +134,8 @@ def _show(
     console.table(("experiment", "who", "figures"), rows)
     console.say("\nTranslation: test sentences that are right to the letter, by what they contain")
     console.table(("phenomenon", "sentences", "exact %"), phenomena)
-    for name, outcome in zip(EXPERIMENTS, outcomes, strict=True):
-        console.say(f"\n{name}: output in {outcome.artifacts['output']}")
+    for model, outcome in zip(models, outcomes, strict=True):
+        console.say(f"\n{model}: output in {outcome.artifacts['output']}")
         for note in outcome.notes:
             console.say(note)
     console.say("\nTime")

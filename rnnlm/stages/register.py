@@ -39,7 +39,9 @@ def run(context: Context) -> Outcome:
         return replace(record, run_id=done.run_id, outputs={**done.outputs, "metrics": {}, "model_uri": done.model_uri})
 
     outcome = context.run_stage("register", experiment.settings("register"), inputs, work, log_again)
-    model = f"models:/{experiment.model_name}@{_alias_of(outcome)}"
+    assert outcome.record is not None
+    outcome.model_alias = str(outcome.record.outputs["alias"])
+    model = f"models:/{experiment.model_name}@{outcome.model_alias}"
     outcome.next_command = f"python -m pipelines.generate --model {model} --input FILES --output FOLDER"
     return outcome
 
@@ -121,10 +123,6 @@ def _register(context: Context, package: Any, run_id: str, decision: "Decision",
     return mlflow_registry.Registry(context.tracking).register(
         package, context.experiment.model_name, run_id=run_id, alias=alias(decision), tags=tags
     )
-
-
-def _alias_of(outcome: Outcome) -> str:
-    return str(outcome.record.outputs["alias"]) if outcome.record else "champion"
 
 
 def _scratch() -> Any:

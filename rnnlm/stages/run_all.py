@@ -73,6 +73,7 @@ def summarize(context: Context, outcomes: list[Outcome]) -> Outcome:
         run_id=context.pipeline_run_id,
         metrics=evaluated.metrics,
         model_uri=registered.model_uri,
+        model_alias=registered.model_alias,
         artifacts={
             f"{each.stage}_{name}": path
             for each in outcomes

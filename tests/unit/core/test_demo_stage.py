@@ -7,9 +7,11 @@ import pytest
 
 from pipelines import demo as command
 from rnnlm import experiment
+from rnnlm.artifacts import Record
 from rnnlm.demo import corpora
 from rnnlm.stages import demo, evaluate, generate, ingest, run_all, tokenize_corpus, train
 from rnnlm.stages.context import Context, Outcome
+from rnnlm.storage import Store
 
 ROOT = Path(__file__).parents[3]
 METRICS = {
@@ -17,17 +19,31 @@ METRICS = {
     "test/bleu": 90.0, "test/chrf": 95.0, "baseline/copy/bleu": 3.0, "baseline/train_nearest/chrf": 30.0,
     "test/rougeL": 80.0,
 }  # fmt: skip
+REPORT = {
+    "num_rows": 8,
+    "figures": {"exact_match": 0.75},
+    "tags": [{"name": "dative", "num_rows": 4, "figures": {"exact_match": 0.5}}],
+}
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Names of the stages that ran, in order; none of them does anything."""
     calls: list[str] = []
+    measured = Store(str(tmp_path / "measured"))
+    measured.write_json(evaluate.REPORT_FILE, REPORT)
 
     def stage(name: str, module: Any) -> None:
         def run(context: Context) -> Outcome:
             calls.append(f"{name} {context.experiment.name}")
-            return Outcome(name, metrics=METRICS, model_uri=f"models:/{context.experiment.name}/1", startup_s=0.5)
+            return Outcome(
+                name,
+                metrics=METRICS,
+                model_uri=f"models:/{context.experiment.name}/1",
+                model_alias="challenger",
+                startup_s=0.5,
+                record=Record(name, context.experiment.name, "0" * 64, {}, {}, uri=measured.uri),
+            )
 
         monkeypatch.setattr(module, "run", run)
 
@@ -65,6 +81,9 @@ def test_the_tour(desk: Path, called: list[str], capfd: pytest.CaptureFixture[st
     assert "demo_translate without attention bleu 90.00 chrf 95.00" in shown
     assert "demo_summarize this model rougeL 80.00" in shown
     assert shown.count("-> output") == 3
+    assert "dative 4 50.00" in shown
+    assert "all 8 75.00" in shown
+    assert "models:/demo_text/1 (challenger): output in" in out
     assert any(line.startswith("demo_text run_all 0.50 ") for line in shown)
     assert any(line.startswith("all 3.50 ") for line in shown)  # those of the stages without attention, too
     assert f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{desk}/store/mlflow.db" in out
