@@ -60,11 +60,28 @@ LOCAL_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What a cluster has in all: cores, GPUs, hosts."""
+    """What a cluster has in all: cores, GPUs, hosts.
+
+    Attributes:
+        num_cpus: cores.
+        num_gpus: GPUs.
+        num_hosts: machines.
+        nodes: cores of each of Ray's nodes that has any; empty: one node has them all.
+    """
 
     num_cpus: int
     num_gpus: int = 0
     num_hosts: int = 1
+    nodes: tuple[int, ...] = ()
+
+    def room(self, cpus: int) -> int:
+        """How many processes with so many cores fit, each on one node."""
+        return sum(cores // cpus for cores in self.nodes or (self.num_cpus,))
+
+    def share(self, processes: int) -> int:
+        """Cores of each of so many processes: the most with which all of them fit, or 1."""
+        most = max(1, self.num_cpus // max(1, processes))
+        return next((cpus for cpus in range(most, 1, -1) if self.room(cpus) >= processes), 1)
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ def placement(
     """Fill in what was not asked for, and check the rest against what there is.
 
     With GPUs each gets one worker. Without, the cores are shared out over at most `MAX_DEFAULT_WORKERS` workers, and a
-    training gets no more of them than have `MIN_POSITIONS` positions each in a step, but one on each host at least: a
+    training gets no more of them than have `MIN_POSITIONS` positions each in a step, but one on each node at least: a
     recurrent kernel takes as long for half as many rows, and each worker updates all weights, so with a small share two
     threads of one process are faster than two processes.
 
@@ -119,8 +136,9 @@ def placement(
             each = cpus_per_worker or max(1, -(-resources.num_cpus // MAX_DEFAULT_WORKERS))
             workers = max(1, min(MAX_DEFAULT_WORKERS, resources.num_cpus // each))
             if positions is not None:
-                workers = max(resources.num_hosts, min(workers, positions // MIN_POSITIONS))
-    cpus = cpus_per_worker or max(1, resources.num_cpus // max(1, workers))
+                least = min(workers, max(1, len(resources.nodes)))
+                workers = max(least, min(workers, positions // MIN_POSITIONS))
+    cpus = cpus_per_worker or resources.share(workers)
     if workers:
         _check_fits(resources, Placement(workers, cpus, gpus))
     return Placement(workers, cpus, gpus)
@@ -141,10 +159,10 @@ def trial_placement(
         UsageError: the cluster is too small for one trial.
     """
     count = max(1, workers or 1)
-    cpus = cpus_per_worker or max(1, resources.num_cpus // (count * concurrency))
+    cpus = cpus_per_worker or resources.share(count * concurrency)
     gpus = (1.0 if resources.num_gpus else 0.0) if gpus_per_worker is None else gpus_per_worker
     _check_fits(resources, Placement(count, cpus, gpus))
-    at_once = min(concurrency, resources.num_cpus // (count * cpus))
+    at_once = min(concurrency, resources.room(cpus) // count)
     if gpus:
         at_once = min(at_once, int(resources.num_gpus // (count * gpus)))
     return Placement(0 if count == 1 else count, cpus, gpus), at_once
@@ -156,6 +174,11 @@ def _check_fits(resources: Resources, wanted: Placement) -> None:
         problems.append(
             f"--workers {wanted.num_workers} x --cpus-per-worker {wanted.cpus_per_worker} "
             f"needs {wanted.num_workers * wanted.cpus_per_worker} cores, the cluster has {resources.num_cpus}"
+        )
+    elif resources.room(wanted.cpus_per_worker) < wanted.num_workers:
+        problems.append(
+            f"--workers {wanted.num_workers} x --cpus-per-worker {wanted.cpus_per_worker} has no room on the nodes, "
+            f"which have {', '.join(map(str, resources.nodes))} cores"
         )
     if wanted.num_workers * wanted.gpus_per_worker > resources.num_gpus:
         problems.append(
@@ -373,8 +396,11 @@ def _resources() -> Resources:
     import ray
 
     total = ray.cluster_resources()
-    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), max(1, len(hosts)))
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    hosts = {node["NodeManagerHostname"] for node in alive}
+    cores = (int(node["Resources"].get("CPU", 0)) for node in alive)
+    nodes = tuple(sorted((count for count in cores if count), reverse=True))
+    return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), max(1, len(hosts)), nodes)
 
 
 def _probe_hosts(uri: str, name: str, token: str, tracking_uri: str | None) -> Mapping[str, str]:

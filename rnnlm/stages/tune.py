@@ -55,26 +55,23 @@ def _search(context: Context, folder: Store, tokens: Record, run_id: str) -> "Se
     from rnnlm.artifacts import TOKENS_FOLDER
     from rnnlm.assemble import tokenizer_of
     from rnnlm.integrations import ray_tune
-    from rnnlm.integrations.ray_cluster import Placement
     from rnnlm.integrations.tune_trial import SearchJob
     from rnnlm.training import names
 
     experiment = context.experiment
     tokens_store = tokens.store.child(TOKENS_FOLDER)
-    wanted = context.placement()
-    cpus = max(1, context.ray.resources.num_cpus // experiment.tune.concurrency)
-    workers = context.options.workers or 0
+    options = context.options
+    placement, concurrency = context.ray.trial_placement(
+        experiment.tune.concurrency, options.workers, options.cpus_per_worker, options.gpus_per_worker
+    )
     job = SearchJob(
         experiment=experiment,
         vocab_size=tokenizer_of(tokens_store).vocab_size,
         tokens=tokens_store,
         folder=folder,
-        # One worker a trial, inside the trial's own process, unless more were asked for.
-        placement=wanted
-        if workers > 1
-        else Placement(0, min(cpus, wanted.cpus_per_worker * max(1, wanted.num_workers)), wanted.gpus_per_worker),
-        concurrency=experiment.tune.concurrency,
-        tracking_uri=context.options.tracking_uri,
+        placement=placement,
+        concurrency=concurrency,
+        tracking_uri=options.tracking_uri,
         artifact_root=context.artifact_root,
         parent_run_id=run_id,
         metric=names.VALID_PERPLEXITY_LANED if experiment.is_text else names.VALID_PERPLEXITY,

@@ -89,7 +89,7 @@ def test_a_running_ray_is_joined_and_left_running(ray_session: Session) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    assert "False Resources(num_cpus=2, num_gpus=0, num_hosts=1) []" in done.stdout
+    assert "False Resources(num_cpus=2, num_gpus=0, num_hosts=1, nodes=(2,)) []" in done.stdout
     assert ray.cluster_resources()["CPU"] == 2
 
 

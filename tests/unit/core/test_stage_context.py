@@ -245,7 +245,7 @@ def test_the_processes_of_a_training(make: Make) -> None:
     context = make(workers=2, gpus_per_worker=0.5)
     context._shared.ray = session
     placed: Any = context.placement()
-    assert (placed, asked) == ("placed", [(2, None, 0.5)])
+    assert (placed, asked) == ("placed", [(2, None, 0.5, context.experiment.positions_per_step)])
 
 
 def test_artifacts_lie_in_the_store_where_the_database_is_ours(make: Make, desk: Path) -> None:

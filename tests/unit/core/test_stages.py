@@ -130,11 +130,14 @@ def make(desk: Path, memory_tracking: Any, monkeypatch: pytest.MonkeyPatch) -> M
     lines = [f"the {n} {animal}\tdie {n} {animal}" for n in range(40) for animal in ("cat", "dog")]
     (desk / "pairs.tsv").write_text("source\ttarget\n" + "\n".join(lines) + "\n")
 
+    def trial_placement(concurrency: int, workers: int, cpus: int | None, _gpus: float | None) -> tuple[Placement, int]:
+        return Placement(workers, cpus or 2), concurrency
+
     def context(file: str, *overrides: str, **options: Any) -> Context:
         place = Options(str(desk / "store"), "sqlite:////x.db", base=desk, **{"workers": 0, **options})
         made = Context(experiment.load(file, overrides), place, Console(), Interrupts())
         made._shared.tracking = memory_tracking
-        made._shared.ray = types.SimpleNamespace(resources=types.SimpleNamespace(num_cpus=2))  # type: ignore[assignment]
+        made._shared.ray = types.SimpleNamespace(trial_placement=trial_placement)  # type: ignore[assignment]
         return made
 
     return context
@@ -227,7 +230,6 @@ def test_a_search_without_a_result(make: Make, monkeypatch: pytest.MonkeyPatch) 
     context = make("pairs.toml", *space, workers=3)
     ingest.run(context)
     tokenize_corpus.run(context)
-    monkeypatch.setattr(Context, "placement", lambda self: Placement(3, 2))
     nothing = types.SimpleNamespace(trials=[], best=None)
     jobs: list[Any] = []
     module = types.SimpleNamespace(search=lambda job, *_args, **_more: jobs.append(job) or nothing)

@@ -18,7 +18,9 @@ def test_by_default_cores_are_shared_out(cpus: int, expected: Placement) -> None
         (Resources(2), 1_024, Placement(1, 2)),
         (Resources(2), 10_000, Placement(2, 1)),
         (Resources(8), 9_000, Placement(2, 4)),
-        (Resources(8, num_hosts=2), 1_024, Placement(2, 4)),
+        (Resources(8, nodes=(4, 4)), 1_024, Placement(2, 4)),
+        (Resources(2, nodes=(1, 1)), 1_024, Placement(2, 1)),
+        (Resources(10, nodes=(8, 2)), 1_024, Placement(2, 4)),
         (Resources(2, 2), 1_024, Placement(2, 1, 1.0)),
     ],
 )
@@ -55,6 +57,14 @@ def test_no_workers_means_this_process() -> None:
 def test_what_the_cluster_cannot_give_is_refused(workers: int, cpus: int, gpus: float, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         placement(Resources(2), workers, cpus, gpus)
+
+
+def test_a_worker_has_its_cores_on_one_node() -> None:
+    with pytest.raises(UsageError, match="has no room on the nodes, which have 1, 1 cores"):
+        placement(Resources(2, nodes=(1, 1)), workers=1, cpus_per_worker=2)
+    assert placement(Resources(2, nodes=(1, 1)), workers=1) == Placement(1, 1)
+    assert trial_placement(Resources(2, nodes=(1, 1)), 1) == (Placement(0, 1), 1)
+    assert trial_placement(Resources(10, nodes=(8, 2)), 2) == (Placement(0, 4), 2)
 
 
 def test_ray_is_asked_for_gpus_only_where_there_are_some() -> None:
