@@ -68,6 +68,7 @@ class Registry:
         run_id: str,
         alias: str | None = None,
         tags: Mapping[str, str] | None = None,
+        description: str = "",
     ) -> Version:
         """Log a package as a model of a run, and make it a new version.
 
@@ -77,13 +78,16 @@ class Registry:
             run_id: the run that made it.
             alias: given to the version at once.
             tags: of the version.
+            description: of the version, for people.
         """
         with self._reaching():
             uri = log_model(package, run_id=run_id, tracking_uri=self._tracking.uri)
             if self._find(name) is None:
                 self._client.create_registered_model(name)
             all_tags = {**(tags or {}), DIGEST_TAG: package_digest(package)}
-            made = self._client.create_model_version(name, uri, run_id, tags=all_tags, model_id=uri.rpartition("/")[2])
+            made = self._client.create_model_version(
+                name, uri, run_id, tags=all_tags, model_id=uri.rpartition("/")[2], description=description
+            )
         version = _version(made)
         if alias is not None:
             self.set_alias(name, alias, version.version)

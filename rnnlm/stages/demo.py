@@ -144,3 +144,4 @@ def _show(
     )
     console.say("\nLook at runs, curves, samples and models in MLflow:")
     console.say(f"  .venv/bin/mlflow ui --host 127.0.0.1 --backend-store-uri {context.options.tracking_uri}")
+    console.say("  and open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning")

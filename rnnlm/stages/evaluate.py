@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.json"
 SUMMARY_FILE = "report.md"
 SAMPLES_FILE = "samples.json"
+_SAMPLE_COLUMNS = ("source", "output", "reference", "score", "confidence", "tags", "id")
+"""In the order that MLflow shows."""
 
 
 def run(context: Context) -> Outcome:
@@ -99,7 +101,7 @@ def _log(context: Context, run_id: str, folder: Store, metrics: dict[str, float]
         tracking.log_artifact(run_id, folder.fetch(name), "pictures")
     rows = folder.read_json(SAMPLES_FILE)
     if rows:
-        tracking.log_table(run_id, {key: [row[key] for row in rows] for key in rows[0]}, SAMPLES_FILE)
+        tracking.log_table(run_id, {key: [row[key] for row in rows] for key in _SAMPLE_COLUMNS}, SAMPLES_FILE)
 
 
 def headline(report: "Report") -> dict[str, float]:

@@ -121,7 +121,12 @@ def _register(context: Context, package: Any, run_id: str, decision: "Decision",
     tags = {"rnnlm.reason": decision.reason, "rnnlm.evaluate_run": evaluated.run_id or ""}
     tags |= {name: f"{value:.6g}" for name, value in evaluated.outputs["metrics"].items() if name.startswith("test/")}
     return mlflow_registry.Registry(context.tracking).register(
-        package, context.experiment.model_name, run_id=run_id, alias=alias(decision), tags=tags
+        package,
+        context.experiment.model_name,
+        run_id=run_id,
+        alias=alias(decision),
+        tags=tags,
+        description=decision.reason,
     )
 
 
