@@ -108,7 +108,7 @@ class Worker:
     def work(self, stack: contextlib.ExitStack) -> dict[str, Any]:
         """Set up, train, tell what was reached."""
         # Before the first arithmetic, as the threads that it starts take this over. Saturated gates come close to zero, and
-        # numbers below 1e-38, which nothing here can tell from zero, take a processor a hundred times as long.
+        # numbers below 1e-38, which nothing here can tell from zero, cost a processor several times the time.
         torch.set_flush_denormal(True)
         torch.set_num_threads(self._experiment.compute.threads or self._job.num_threads)
         if dist.is_initialized() and dist.get_world_size() > 1:
