@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rnnlm.models.stack import CellKind, make_cell, time_major, zero_loss
+from rnnlm.models.config import CellKind
+from rnnlm.models.stack import make_cell, time_major, zero_loss
 from rnnlm.nn.attention import AdditiveAttention, Attention, DotAttention
 from rnnlm.nn.cells import Cells
 from rnnlm.nn.copy import CopyGate, copy_log_mass, mixture_log_probs
@@ -81,8 +82,10 @@ class Seq2Seq(nn.Module):
         self.encoder = BidirectionalEncoder(pairs, dropout=dropout, first_site=ENCODER_SITE)
         inputs = [embedding_size, *[hidden_size + memory_size] * (decoder_layers - 1)]
         self.cells = Cells(make_cell(cell, input_size=size, hidden_size=hidden_size) for size in inputs)
-        self.state_names = next(iter(self.cells)).state_names
-        self.bridge = nn.Linear(memory_size, decoder_layers * len(self.state_names) * hidden_size)
+        self.state_sizes = {
+            f"{layer}.{name}": size for layer, cell in enumerate(self.cells) for name, size in cell.state_sizes.items()
+        }
+        self.bridge = nn.Linear(memory_size, sum(self.state_sizes.values()))
         self.attention = _make_attention(attention, query_size=hidden_size, memory_size=memory_size)
         assert self.attention is not None or not copy_source, "copying needs attention"
         self.copy_gate = CopyGate(input_size=hidden_size + memory_size) if copy_source else None
@@ -125,9 +128,8 @@ class Seq2Seq(nn.Module):
     def init_state(self, memory: State) -> State:
         """The decoder's state before its first token, of each row of the memory."""
         bridged_BX = torch.tanh(self.bridge(memory["summary"])).to(self.bridge.weight.dtype)
-        pieces = bridged_BX.chunk(len(self.cells) * len(self.state_names), dim=1)
-        names = [f"{layer}.{name}" for layer in range(len(self.cells)) for name in self.state_names]
-        return State(dict(zip(names, (piece.contiguous() for piece in pieces), strict=True)))
+        pieces = bridged_BX.split(list(self.state_sizes.values()), dim=1)
+        return State(dict(zip(self.state_sizes, (piece.contiguous() for piece in pieces), strict=True)))
 
     def loss(
         self,

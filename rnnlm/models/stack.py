@@ -1,23 +1,26 @@
 """What language models and decoders share: a stack of cells, and the places where dropout acts."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from rnnlm.nn.cells import Cell, Cells, ElmanCell, LstmCell
+from rnnlm.models.config import CellKind
+from rnnlm.nn.cells import Cell, Cells, ElmanCell, GruCell, LstmCell
+from rnnlm.nn.scan_cells import MinGruCell, MinLstmCell, QrnnCell
 from rnnlm.nn.state import State
 
-CellKind = Literal["elman", "lstm"]
+CELLS: dict[CellKind, type[Cell]] = {
+    "elman": ElmanCell,
+    "gru": GruCell,
+    "lstm": LstmCell,
+    "mingru": MinGruCell,
+    "minlstm": MinLstmCell,
+    "qrnn": QrnnCell,
+}
 
 
 def make_cell(kind: CellKind, *, input_size: int, hidden_size: int) -> Cell:
     """A cell of the named kind."""
-    match kind:
-        case "elman":
-            return ElmanCell(input_size=input_size, hidden_size=hidden_size)
-        case "lstm":
-            return LstmCell(input_size=input_size, hidden_size=hidden_size)
+    return CELLS[kind](input_size=input_size, hidden_size=hidden_size)
 
 
 def init_state(cells: Cells, batch_size: int) -> State:

@@ -2,8 +2,10 @@
 
 Shapes: B batch, T time, X input size, H hidden size, G gates.
 
-A window goes through torch's fused kernel (oneDNN for an LSTM on a CPU, cuDNN on a GPU); a step is two matrix products.
-The fused kernels want two biases, of which one is enough: the second is a buffer of zeros.
+Here are the contract and the cells whose gates read the last output, so that a window has to be computed step by step. It
+goes through torch's fused kernel (oneDNN for an LSTM on a CPU, cuDNN on a GPU); a step is two matrix products. The fused
+kernels want two biases, of which one is enough: the second is a buffer of zeros, but for a part of the GRU's. Cells
+without that dependence are in `rnnlm.nn.scan_cells`.
 """
 
 import math
@@ -30,13 +32,65 @@ class Cell(nn.Module):
 
     num_gates: ClassVar[int]
     state_names: ClassVar[tuple[str, ...]]
-    """The carried tensors, each [B, H]. The first is the output of the last step."""
-    _cudnn_mode: ClassVar[int]
+    """The carried tensors."""
 
     def __init__(self, *, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Draw initial weights."""
+
+    @property
+    def state_sizes(self) -> dict[str, int]:
+        """Width of each carried tensor, which is [B, width]."""
+        return dict.fromkeys(self.state_names, self.hidden_size)
+
+    def init_state(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Zeros; on the device and in the type of the weights where none is given."""
+        weight = next(self.parameters())
+        sizes = self.state_sizes.items()
+        return State({name: weight.new_zeros(batch_size, size, device=device, dtype=dtype) for name, size in sizes})
+
+    @abstractmethod
+    def sequence(self, x_BTX: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run over a window.
+
+        Returns:
+            The outputs [B, T, H], and the state after the last step.
+        """
+
+    @abstractmethod
+    def step(self, x_BX: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run one step: what `sequence` does with T = 1, without the cost of a window.
+
+        Returns:
+            The output [B, H], and the state after the step.
+        """
+
+    def extra_repr(self) -> str:
+        """The sizes, for printing a model."""
+        return f"input_size={self.input_size}, hidden_size={self.hidden_size}"
+
+
+class Cells(nn.ModuleList):
+    """A list of cells whose members are known to be cells."""
+
+    def __iter__(self) -> Iterator[Cell]:
+        return cast("Iterator[Cell]", super().__iter__())
+
+
+class RecurrentCell(Cell):
+    """A cell whose gates read its last output through `weight_hh`."""
+
+    _cudnn_mode: ClassVar[int]
+
+    def __init__(self, *, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size=input_size, hidden_size=hidden_size)
         rows = self.num_gates * hidden_size
         self.weight_xh = nn.Parameter(torch.empty(rows, input_size))
         self.weight_hh = nn.Parameter(torch.empty(rows, hidden_size))
@@ -54,33 +108,29 @@ class Cell(nn.Module):
             nn.init.orthogonal_(gate_HH)
         self.bias_h.zero_()
 
-    def init_state(
-        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Zeros; on the device and in the type of the weights where none is given."""
-        zeros_BH = self.weight_hh.new_zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
-        return State(dict.fromkeys(self.state_names, zeros_BH))
+    def _second_bias(self) -> Tensor:
+        """The bias that torch's kernels add to the recurrent product."""
+        return self.second_bias
 
     @abstractmethod
-    def sequence(self, x_BTX: Tensor, state: State) -> tuple[Tensor, State]:
+    def sequence(self, x_BTX: Tensor, state: State, *, recurrent_mask_GH: Tensor | None = None) -> tuple[Tensor, State]:
         """Run over a window.
 
-        Returns:
-            The hidden states [B, T, H], and the state after the last step.
-        """
-
-    @abstractmethod
-    def step(self, x_BX: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run one step: what `sequence` does with T = 1, without the cost of a window.
+        Args:
+            x_BTX: input.
+            state: before the window.
+            recurrent_mask_GH: what `weight_hh` is multiplied by, element by element, for this window (weight drop).
 
         Returns:
-            The hidden state [B, H], and the state after the step.
+            The outputs [B, T, H], and the state after the last step.
         """
 
-    def _weights(self) -> list[Tensor]:
+    def _weights(self, recurrent_mask_GH: Tensor | None) -> list[Tensor]:
         """The weights in the order of torch's kernels."""
-        weights: list[Tensor] = [self.weight_xh, self.weight_hh, self.bias_h, self.second_bias]
-        if self.weight_xh.is_cuda and self.weight_xh.untyped_storage() != self.weight_hh.untyped_storage():
+        weights: list[Tensor] = [self.weight_xh, self.weight_hh, self.bias_h, self._second_bias()]
+        if recurrent_mask_GH is not None:
+            weights[1] = self.weight_hh * recurrent_mask_GH
+        elif self.weight_xh.is_cuda and self.weight_xh.untyped_storage() != self.weight_hh.untyped_storage():
             # cuDNN reads one block of memory; where the weights are scattered it gathers them anew at every call.
             with torch.no_grad():
                 torch._cudnn_rnn_flatten_weight(
@@ -92,24 +142,13 @@ class Cell(nn.Module):
         gates_BG = nn.functional.linear(x_BX, self.weight_xh, self.bias_h)
         return gates_BG + nn.functional.linear(hidden_BH.to(gates_BG.dtype), self.weight_hh)
 
-    def extra_repr(self) -> str:
-        """The sizes, for printing a model."""
-        return f"input_size={self.input_size}, hidden_size={self.hidden_size}"
-
-
-class Cells(nn.ModuleList):
-    """A list of cells whose members are known to be cells."""
-
-    def __iter__(self) -> Iterator[Cell]:
-        return cast("Iterator[Cell]", super().__iter__())
-
 
 def _fused_in_bf16() -> bool:
     """Whether this CPU has the instructions that oneDNN's LSTM wants for bf16; without them it raises."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-class ElmanCell(Cell):
+class ElmanCell(RecurrentCell):
     r"""The simple recurrent network of Elman, "Finding Structure in Time" (1990).
 
         h_t = tanh(W_hh h_{t-1} + W_xh x_t + b_h)
@@ -122,11 +161,11 @@ class ElmanCell(Cell):
     state_names = ("hidden",)
     _cudnn_mode = 1
 
-    def sequence(self, x_BTX: Tensor, state: State) -> tuple[Tensor, State]:
+    def sequence(self, x_BTX: Tensor, state: State, *, recurrent_mask_GH: Tensor | None = None) -> tuple[Tensor, State]:
         """Run over a window."""
         hidden_BH = state["hidden"]
         output_BTH, last = torch._VF.rnn_tanh(
-            x_BTX, hidden_BH[None], self._weights(), True, 1, 0.0, torch.is_grad_enabled(), False, True
+            x_BTX, hidden_BH[None], self._weights(recurrent_mask_GH), True, 1, 0.0, torch.is_grad_enabled(), False, True
         )
         return output_BTH, State({"hidden": last[0].to(hidden_BH.dtype)})
 
@@ -136,7 +175,7 @@ class ElmanCell(Cell):
         return output_BH, State({"hidden": output_BH.to(state["hidden"].dtype)})
 
 
-class LstmCell(Cell):
+class LstmCell(RecurrentCell):
     r"""Long short-term memory (Hochreiter and Schmidhuber 1997) with a forget gate (Gers et al. 2000).
 
         i_t = sigmoid(W_xi x_t + W_hi h_{t-1} + b_i)        input gate
@@ -160,16 +199,16 @@ class LstmCell(Cell):
         super().reset_parameters()
         self.bias_h[self.hidden_size : 2 * self.hidden_size] = 1.0
 
-    def sequence(self, x_BTX: Tensor, state: State) -> tuple[Tensor, State]:
+    def sequence(self, x_BTX: Tensor, state: State, *, recurrent_mask_GH: Tensor | None = None) -> tuple[Tensor, State]:
         """Run over a window."""
         if x_BTX.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not _fused_in_bf16():
             with torch.autocast("cpu", enabled=False):
-                return self.sequence(x_BTX.float(), state)
+                return self.sequence(x_BTX.float(), state, recurrent_mask_GH=recurrent_mask_GH)
         hidden_BH, cell_BH = state["hidden"], state["cell"]
         output_BTH, last, last_cell = torch._VF.lstm(
             x_BTX,
             (hidden_BH[None], cell_BH[None]),
-            self._weights(),
+            self._weights(recurrent_mask_GH),
             True,
             1,
             0.0,
@@ -189,3 +228,46 @@ class LstmCell(Cell):
         return output_BH, State(
             {"hidden": output_BH.to(state["hidden"].dtype), "cell": cell_BH.to(state["cell"].dtype)}
         )
+
+
+class GruCell(RecurrentCell):
+    r"""Gated recurrent unit (Cho et al. 2014), with the reset gate behind the recurrent product, as in cuDNN and torch.
+
+        r_t = sigmoid(W_xr x_t + W_hr h_{t-1} + b_r)               reset gate
+        z_t = sigmoid(W_xz x_t + W_hz h_{t-1} + b_z)               update gate
+        n_t = tanh(W_xn x_t + b_n + r_t * (W_hn h_{t-1} + d_n))    candidate
+        h_t = (1 - z_t) * n_t + z_t * h_{t-1}
+
+    `weight_xh`, `weight_hh` and `bias_h` hold the gates one below the other in the order r, z, n, as torch does;
+    `bias_n` is d_n.
+    """
+
+    num_gates = 3
+    state_names = ("hidden",)
+    _cudnn_mode = 3
+
+    def __init__(self, *, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size=input_size, hidden_size=hidden_size)
+        self.bias_n = nn.Parameter(torch.zeros(hidden_size))
+
+    def _second_bias(self) -> Tensor:
+        return torch.cat([self.second_bias[: 2 * self.hidden_size], self.bias_n])
+
+    def sequence(self, x_BTX: Tensor, state: State, *, recurrent_mask_GH: Tensor | None = None) -> tuple[Tensor, State]:
+        """Run over a window."""
+        hidden_BH = state["hidden"]
+        output_BTH, last = torch._VF.gru(
+            x_BTX, hidden_BH[None], self._weights(recurrent_mask_GH), True, 1, 0.0, torch.is_grad_enabled(), False, True
+        )
+        return output_BTH, State({"hidden": last[0].to(hidden_BH.dtype)})
+
+    def step(self, x_BX: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run one step."""
+        hidden_BH = state["hidden"]
+        input_BG = nn.functional.linear(x_BX, self.weight_xh, self.bias_h)
+        recurrent_BG = nn.functional.linear(hidden_BH.to(input_BG.dtype), self.weight_hh, self._second_bias())
+        gates = 2 * self.hidden_size
+        r_BH, z_BH = torch.sigmoid(input_BG[:, :gates] + recurrent_BG[:, :gates]).chunk(2, dim=1)
+        n_BH = torch.tanh(input_BG[:, gates:] + r_BH * recurrent_BG[:, gates:])
+        output_BH = torch.lerp(n_BH, hidden_BH.to(n_BH.dtype), z_BH)
+        return output_BH, State({"hidden": output_BH.to(hidden_BH.dtype)})

@@ -103,3 +103,12 @@ def type_mask(vocab_size: int, share: float, context: MaskContext, site: int, de
     everyone = torch.zeros(1, dtype=torch.int64, device=device)
     keys = _keys(context.seed, context.step, site)
     return _kept(_uniform_bits(everyone, vocab_size, keys), share, torch.float32)[0]
+
+
+def matrix_mask(weight_GH: Tensor, share: float, context: MaskContext, site: int) -> Tensor:
+    """A mask like a matrix of weights that drops `share` of its elements for a step, the same for all rows of a batch.
+
+    Source: weight drop of Merity et al. (2017), after DropConnect (Wan et al. 2013).
+    """
+    everyone = MaskContext(context.seed, context.step, torch.arange(weight_GH.shape[0], device=weight_GH.device))
+    return locked_mask(weight_GH.shape[1], share, everyone, site, weight_GH.dtype)

@@ -4,13 +4,17 @@ The gradient is computed in the forward pass, a piece of rows at a time: logits 
 then into their own gradient, and forgotten. Nothing is computed twice, and memory does not grow with the number of rows
 times the vocabulary.
 
-Shapes: N tokens, R those that are real or a piece of them, E width of the features, V vocabulary.
+With clusters the vocabulary is predicted in two steps, which costs several times less where it is large: the adaptive
+softmax of Grave et al. (2017), https://arxiv.org/abs/1609.04309, without its projections.
+
+Shapes: N tokens, R those that are real or a piece of them, E width of the features, V vocabulary, C clusters.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 PAD_ID = 0
@@ -29,12 +33,45 @@ class Copying(NamedTuple):
     """log p_copy, [N], finite"""
 
 
+class Clusters(NamedTuple):
+    """Rare tokens, predicted in two steps: first the cluster among the frequent tokens, then the token in the cluster.
+
+    p(v) = p(v | head) for v < cutoffs[0], and p(cluster c | head) p(v | c) for cutoffs[c] <= v < cutoffs[c + 1].
+    """
+
+    cutoffs: tuple[int, ...]
+    """First token id of each cluster, rising, between 1 and V - 1; smaller ids stand for more frequent tokens."""
+    weight: Tensor
+    """A row for each cluster in the first step, [C, E]."""
+    bias: Tensor
+    """[C]"""
+
+    def bounds(self, vocab_size: int) -> list[tuple[int, int]]:
+        """First token id of each cluster, and the one after its last."""
+        return list(itertools.pairwise((*self.cutoffs, vocab_size)))
+
+
+def linear_log_softmax(features_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, clusters: Clusters | None) -> Tensor:
+    """Scores [N, V] of all tokens, of which softmax makes p: logits without clusters, log p with them."""
+    if clusters is None:
+        return nn.functional.linear(features_NE, weight_VE, bias_V)
+    head = _head(weight_VE, bias_V, clusters)
+    log_p_NH = nn.functional.linear(features_NE, *head).log_softmax(1)
+    first = clusters.cutoffs[0]
+    parts = [log_p_NH[:, :first]]
+    for number, (start, stop) in enumerate(clusters.bounds(weight_VE.shape[0]), first):
+        logits_NT = nn.functional.linear(features_NE, weight_VE[start:stop], bias_V[start:stop])
+        parts.append(logits_NT.log_softmax(1) + log_p_NH[:, number, None])
+    return torch.cat(parts, 1)
+
+
 def linear_cross_entropy(
     features_NE: Tensor,
     weight_VE: Tensor,
     bias_V: Tensor,
     target_N: Tensor,
     *,
+    clusters: Clusters | None = None,
     copying: Copying | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
@@ -52,17 +89,23 @@ def linear_cross_entropy(
         weight_VE: W.
         bias_V: b.
         target_N: token ids.
-        copying: the other part of the mixture.
+        clusters: rare tokens that are predicted in two steps; each step is smoothed by itself.
+        copying: the other part of the mixture; not with clusters.
         label_smoothing: e, from 0 to below 1.
+
+    Raises:
+        ValueError: clusters and copying at once.
 
     Returns:
         The objective, a scalar with a gradient, and the nats of each token [N] (-log p, not smoothed; zero at padding)
         without one.
     """
-    log_generate_N, log_copy_N = copying or (None, None)
-    arguments = (features_NE, weight_VE, bias_V, log_generate_N, log_copy_N)
+    if clusters and copying:
+        raise ValueError("a mixture with copying has no clusters")
+    cutoffs, *cluster_layer = clusters or ((), None, None)
+    arguments = (features_NE, weight_VE, bias_V, *cluster_layer, *(copying or (None, None)))
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
-    objective, nats_N = _LinearCrossEntropy.apply(*arguments, target_N, label_smoothing, wants_gradient)
+    objective, nats_N = _LinearCrossEntropy.apply(*arguments, target_N, cutoffs, label_smoothing, wants_gradient)
     return objective, nats_N
 
 
@@ -73,9 +116,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         features_NE: Tensor,
         weight_VE: Tensor,
         bias_V: Tensor,
+        cluster_weight_CE: Tensor | None,
+        cluster_bias_C: Tensor | None,
         log_generate_N: Tensor | None,
         log_copy_N: Tensor | None,
         target_N: Tensor,
+        cutoffs: tuple[int, ...],
         label_smoothing: float,
         wants_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -83,21 +129,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VE.dtype
         rows = _RealRows(target_N)
         target_R = rows.take(target_N)
-        layer = (rows.take(features_NE).to(dtype), weight_VE.to(dtype), bias_V.to(dtype))
-        copying = None
-        if log_generate_N is not None and log_copy_N is not None:
-            copying = Copying(rows.take(log_generate_N), rows.take(log_copy_N))
+        layer = _Layer(rows.take(features_NE).to(dtype), weight_VE.to(dtype), bias_V.to(dtype))
+        gradient = layer.empty_gradient() if wants_gradient else None
+        cluster_gradients: tuple[Tensor | None, Tensor | None] = (None, None)
+        mixture_gradients: tuple[Tensor | None, Tensor | None] = (None, None)
         with torch.autocast(kind, enabled=False):
-            losses, gradients = _pieces(layer, target_R, copying, label_smoothing, wants_gradient)
-            if gradients:
-                mixture = _mixture_gradients(losses, target_R, label_smoothing) if copying else ()
-                ctx.gradients = (
-                    rows.spread(gradients[0].to(features_NE.dtype)),
-                    gradients[1].to(weight_VE.dtype),
-                    gradients[2].to(bias_V.dtype),
-                    *(rows.spread(gradient) for gradient in mixture),
-                    *(() if copying else (None, None)),
-                )
+            if cluster_weight_CE is not None and cluster_bias_C is not None:
+                clusters = Clusters(cutoffs, cluster_weight_CE.to(dtype), cluster_bias_C.to(dtype))
+                losses, cluster_gradients = _clustered(layer, clusters, target_R, label_smoothing, gradient)
+            else:
+                copying = None
+                if log_generate_N is not None and log_copy_N is not None:
+                    copying = Copying(rows.take(log_generate_N), rows.take(log_copy_N))
+                real_R = (target_R != PAD_ID).to(layer.sums)
+                losses = _pieces(layer, target_R, real_R, copying, label_smoothing, gradient)
+                if copying and gradient:
+                    posteriors = _mixture_gradients(losses, target_R, label_smoothing)
+                    mixture_gradients = (rows.spread(posteriors[0]), rows.spread(posteriors[1]))
+        if gradient:
+            ctx.gradients = (
+                rows.spread(gradient.features.to(features_NE.dtype)),
+                gradient.weight.to(weight_VE.dtype),
+                gradient.bias.to(bias_V.dtype),
+                *cluster_gradients,
+                *mixture_gradients,
+            )
         nats_N = rows.spread(losses.nats)
         ctx.mark_non_differentiable(nats_N)
         return losses.objective.sum(), nats_N
@@ -106,7 +162,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_objective: Tensor, _grad_nats: Tensor) -> tuple[Tensor | None, ...]:
         gradients = (None if x is None else x * grad_objective.to(x.dtype) for x in ctx.gradients)
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 class _RealRows:
@@ -137,40 +193,103 @@ class _Losses(NamedTuple):
     """Share of the vocabulary in the target's probability: the posterior of not having been copied."""
 
 
-_Layer = tuple[Tensor, Tensor, Tensor]
+class _Layer(NamedTuple):
+    """Input and weights of a linear layer, or the gradients of these."""
+
+    features: Tensor
+    """[N, E]"""
+    weight: Tensor
+    """[V, E]"""
+    bias: Tensor
+    """[V]"""
+
+    @property
+    def sums(self) -> torch.dtype:
+        """What losses and the gradients of weights are summed in."""
+        return torch.promote_types(self.weight.dtype, torch.float32)
+
+    def empty_gradient(self) -> "_Layer":
+        """Room for the features' gradient, and zeros to which those of the weights are added."""
+        weight_VE, bias_V = (torch.zeros_like(tensor, dtype=self.sums) for tensor in self[1:])
+        return _Layer(torch.empty_like(self.features), weight_VE, bias_V)
 
 
 def _pieces(
-    layer: _Layer, target_N: Tensor, copying: Copying | None, smoothing: float, wants_gradient: bool
-) -> tuple[_Losses, _Layer | None]:
-    """Losses of all tokens, and if wanted the gradients of features, weight and bias, a piece of rows at a time."""
-    features_NE, weight_VE, bias_V = layer
-    sums = torch.promote_types(weight_VE.dtype, torch.float32)
-    grad_features_NE = torch.empty_like(features_NE) if wants_gradient else None
-    grad_weight_VE = torch.zeros_like(weight_VE, dtype=sums)
-    grad_bias_V = torch.zeros_like(bias_V, dtype=sums)
+    layer: _Layer,
+    target_N: Tensor,
+    real_N: Tensor,
+    copying: Copying | None,
+    smoothing: float,
+    gradient: _Layer | None,
+) -> _Losses:
+    """Losses of all tokens, a piece of rows at a time; the gradients are written where they are wanted."""
     elements = CHUNK_ELEMENTS_GPU if target_N.is_cuda else CHUNK_ELEMENTS
-    chunk = max(32, elements // weight_VE.shape[0])
+    chunk = max(32, elements // layer.weight.shape[0])
     losses = []
     for start in range(0, max(1, target_N.shape[0]), chunk):
         piece = slice(start, start + chunk)
-        features_RE = features_NE[piece]
-        logits_RV = torch.addmm(bias_V, features_RE, weight_VE.t()).to(sums)
+        features_RE = layer.features[piece]
+        logits_RV = torch.addmm(layer.bias, features_RE, layer.weight.t()).to(layer.sums)
         mixed = copying and Copying(copying.log_generate[piece], copying.log_copy[piece])
-        losses.append(_losses(logits_RV, target_N[piece], mixed, smoothing, wants_gradient))
-        if grad_features_NE is not None:
-            grad_RV = logits_RV.to(weight_VE.dtype)
-            torch.mm(grad_RV, weight_VE, out=grad_features_NE[piece])
-            _accumulate(grad_weight_VE, grad_RV.t(), features_RE)
-            grad_bias_V += logits_RV.sum(0)
-    whole = _Losses(*(torch.cat(column) for column in zip(*losses, strict=True)))
-    return whole, None if grad_features_NE is None else (grad_features_NE, grad_weight_VE, grad_bias_V)
+        losses.append(_losses(logits_RV, target_N[piece], real_N[piece], mixed, smoothing, gradient is not None))
+        if gradient is not None:
+            grad_RV = logits_RV.to(layer.weight.dtype)
+            torch.mm(grad_RV, layer.weight, out=gradient.features[piece])
+            _accumulate(gradient.weight, grad_RV.t(), features_RE)
+            gradient.bias.add_(logits_RV.sum(0))
+    return _Losses(*(torch.cat(column) for column in zip(*losses, strict=True)))
+
+
+def _clustered(
+    layer: _Layer, clusters: Clusters, target_N: Tensor, smoothing: float, gradient: _Layer | None
+) -> tuple[_Losses, tuple[Tensor | None, Tensor | None]]:
+    """Losses of both steps, and the gradients of the clusters' weight and bias; the other gradients are written."""
+    first = clusters.cutoffs[0]
+    real_N = (target_N != PAD_ID).to(layer.sums)
+    head = _Layer(layer.features, *_head(layer.weight, layer.bias, clusters))
+    head_gradient = head.empty_gradient() if gradient else None
+    cutoffs = torch.tensor(clusters.cutoffs, device=target_N.device)
+    number_N = torch.bucketize(target_N, cutoffs, right=True)  # 0 in the head, c + 1 in cluster c
+    head_target_N = torch.where(number_N == 0, target_N, number_N + (first - 1))
+    losses = _pieces(head, head_target_N, real_N, None, smoothing, head_gradient)
+    if gradient and head_gradient:
+        gradient.features.copy_(head_gradient.features)
+        gradient.weight[:first] = head_gradient.weight[:first]
+        gradient.bias[:first] = head_gradient.bias[:first]
+    for number, (start, stop) in enumerate(clusters.bounds(layer.weight.shape[0]), 1):
+        index_R = (number_N == number).nonzero()[:, 0]
+        tail = _Layer(layer.features[index_R], layer.weight[start:stop], layer.bias[start:stop])
+        tail_gradient = None
+        if gradient:
+            features_RE = torch.empty_like(tail.features)
+            tail_gradient = _Layer(features_RE, gradient.weight[start:stop], gradient.bias[start:stop])
+        more = _pieces(tail, target_N[index_R] - start, real_N[index_R], None, smoothing, tail_gradient)
+        losses.objective.index_add_(0, index_R, more.objective)
+        losses.nats.index_add_(0, index_R, more.nats)
+        if gradient and tail_gradient:
+            gradient.features.index_add_(0, index_R, tail_gradient.features)
+    if head_gradient is None:
+        return losses, (None, None)
+    return losses, (head_gradient.weight[first:], head_gradient.bias[first:])
+
+
+def _head(weight_VE: Tensor, bias_V: Tensor, clusters: Clusters) -> tuple[Tensor, Tensor]:
+    """The layer of the first step: frequent tokens, then clusters."""
+    first = clusters.cutoffs[0]
+    return torch.cat([weight_VE[:first], clusters.weight]), torch.cat([bias_V[:first], clusters.bias])
 
 
 def _losses(
-    logits_RV: Tensor, target_R: Tensor, copying: Copying | None, smoothing: float, wants_gradient: bool
+    logits_RV: Tensor,
+    target_R: Tensor,
+    share_R: Tensor,
+    copying: Copying | None,
+    smoothing: float,
+    wants_gradient: bool,
 ) -> _Losses:
-    """Losses of a piece. The logits are overwritten, with their gradient where it is wanted."""
+    """Losses of a piece, times a share that is 1 or, at padding, 0. The logits are overwritten, with their gradient where
+    it is wanted.
+    """
     column_R1 = target_R[:, None]
     peak_R1 = logits_RV.amax(1, keepdim=True)
     target_R1 = logits_RV.gather(1, column_R1)
@@ -178,7 +297,6 @@ def _losses(
     total_R1 = logits_RV.sub_(peak_R1).exp_().sum(1, keepdim=True)
     norm_R1 = peak_R1 + total_R1.log()
     log_p_R = (target_R1 - norm_R1)[:, 0]
-    share_R = (target_R != PAD_ID).to(log_p_R.dtype)
     nats_R = -log_p_R * share_R
     if copying is not None:
         generated_R = copying.log_generate + log_p_R

@@ -11,11 +11,17 @@ def matmul_weights(model: LanguageModel | Seq2Seq) -> int:
     """Weights that are multiplied with something for each token.
 
     Rows of an embedding are only looked up; as a tied output layer the table counts once. Of a model for pairs, encoder
-    and decoder are added, as if sources were as long as targets.
+    and decoder are added, as if sources were as long as targets. Of an output layer with clusters only the first step
+    counts, as the second is taken for few tokens.
     """
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, Embedding)}
-    layers = sum(weight.numel() for weight in model.parameters() if weight.ndim >= 2 and id(weight) not in tables)
-    return layers + (model.output_weight.numel() if id(model.output_weight) in tables else 0)
+    apart = {id(module.weight) for module in model.modules() if isinstance(module, Embedding)} | {
+        id(model.output_weight)
+    }
+    layers = sum(weight.numel() for weight in model.parameters() if weight.ndim >= 2 and id(weight) not in apart)
+    rows, width = model.output_weight.shape
+    if isinstance(model, LanguageModel) and model.clusters:
+        rows = model.clusters.cutoffs[0]
+    return layers + rows * width
 
 
 def training_flops_per_token(model: LanguageModel | Seq2Seq) -> int:

@@ -93,7 +93,14 @@ def build_task(
     arithmetic: Arithmetic,
 ) -> Task:
     """The task of a model, over this worker's share of the data."""
-    settings = TaskSettings(seed, train.label_smoothing, train.micro_batch_tokens, arithmetic)
+    settings = TaskSettings(
+        seed=seed,
+        label_smoothing=train.label_smoothing,
+        activation_reg=train.activation_reg,
+        temporal_activation_reg=train.temporal_activation_reg,
+        micro_batch_tokens=train.micro_batch_tokens,
+        arithmetic=arithmetic,
+    )
     if valid_tokens is not None and any(not column.num_tokens for column in valid_tokens.values()):
         valid_tokens = None
     if isinstance(model, LanguageModel):

@@ -26,6 +26,10 @@ class TrainConfig(Config):
     micro_batch_tokens: int | None = Field(None, ge=1)
     """A worker's share of a batch is processed in pieces of at most so many positions; `none`: in one piece."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    activation_reg: float = Field(0.0, ge=0)
+    """Text: what the output layer sees costs this much times its mean square."""
+    temporal_activation_reg: float = Field(0.0, ge=0)
+    """Text: so does its change from step to step."""
     validate_every: int | None = Field(None, ge=1)
     """Steps between validations; `none`: once an epoch, and at least ten times in a training."""
     patience: int | None = Field(None, ge=1)

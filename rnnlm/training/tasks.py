@@ -51,6 +51,10 @@ class TaskSettings:
     """Of the dropout masks."""
     label_smoothing: float
     """Share of a target's probability that is spread over the vocabulary."""
+    activation_reg: float
+    """Cost of a language model's activations."""
+    temporal_activation_reg: float
+    """Cost of their change."""
     micro_batch_tokens: int | None
     """Most positions of a piece; None: no limit."""
     arithmetic: Arithmetic
@@ -153,7 +157,13 @@ class LanguageModelTask:
             state = before.map(lambda tensor, rows=rows: tensor[rows])  # type: ignore[misc]
             with self._arithmetic.context():
                 objective, nats, state = self.model.loss(
-                    input_BT[rows], target_BT[rows], state, masks=masks, label_smoothing=self._settings.label_smoothing
+                    input_BT[rows],
+                    target_BT[rows],
+                    state,
+                    masks=masks,
+                    label_smoothing=self._settings.label_smoothing,
+                    activation_reg=self._settings.activation_reg,
+                    temporal_activation_reg=self._settings.temporal_activation_reg,
                 )
             after.append(state.detach())
             yield Loss(objective, nats)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from rnnlm.nn.cells import Cell, ElmanCell, LstmCell
+from rnnlm.nn.cells import Cell, ElmanCell, GruCell, LstmCell
 from rnnlm.nn.state import State
 
-KINDS = [(ElmanCell, nn.RNN), (LstmCell, nn.LSTM)]
+KINDS = [(ElmanCell, nn.RNN), (GruCell, nn.GRU), (LstmCell, nn.LSTM)]
 
 
 def _pair(ours: type[Cell], torch_layer: type[nn.RNNBase]) -> tuple[Cell, nn.RNNBase]:
@@ -17,7 +17,11 @@ def _pair(ours: type[Cell], torch_layer: type[nn.RNNBase]) -> tuple[Cell, nn.RNN
     with torch.no_grad():
         cell.weight_xh.copy_(reference.weight_ih_l0)
         cell.weight_hh.copy_(reference.weight_hh_l0)
-        cell.bias_h.copy_(reference.bias_ih_l0 + reference.bias_hh_l0)
+        second = reference.bias_hh_l0.clone()
+        if isinstance(cell, GruCell):
+            cell.bias_n.copy_(second[-5:])
+            second[-5:] = 0
+        cell.bias_h.copy_(reference.bias_ih_l0 + second)
     return cell, reference
 
 
@@ -49,6 +53,8 @@ def test_forward_and_all_gradients(ours: type[Cell], torch_layer: type[nn.RNNBas
     torch.testing.assert_close(cell.weight_xh.grad, reference.weight_ih_l0.grad, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(cell.weight_hh.grad, reference.weight_hh_l0.grad, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(cell.bias_h.grad, reference.bias_ih_l0.grad, rtol=1e-5, atol=1e-5)
+    if isinstance(cell, GruCell):
+        torch.testing.assert_close(cell.bias_n.grad, reference.bias_hh_l0.grad[-5:], rtol=1e-5, atol=1e-5)
 
 
 def test_elman_cell_by_its_equation() -> None:

@@ -1,11 +1,11 @@
-import itertools
 import math
 
 import pytest
 import torch
 
-from rnnlm.models.language_model import LanguageModel
-from rnnlm.nn.dropout import MaskContext
+from rnnlm.models.language_model import RECURRENT_SITE, LanguageModel
+from rnnlm.models.stack import CELLS
+from rnnlm.nn.dropout import MaskContext, matrix_mask
 from rnnlm.nn.state import State
 
 DROPOUT = {"embedding_dropout": 0.1, "input_dropout": 0.2, "hidden_dropout": 0.3, "output_dropout": 0.2}
@@ -23,10 +23,20 @@ def _window(rows: int = 4, length: int = 7) -> tuple[torch.Tensor, torch.Tensor]
     return tokens[:, :-1], tokens[:, 1:].clone()
 
 
-@pytest.fixture(params=itertools.product(["elman", "lstm"], [True, False], [1, 3]))
+VARIANTS = [
+    *({"cell": cell, "num_layers": layers} for cell in CELLS for layers in (1, 3)),
+    {"tie_embeddings": False},
+    {"softmax_cutoffs": (5, 12)},
+    {"softmax_cutoffs": (5, 12), "tie_embeddings": False},
+    {"residual": True, "num_layers": 3},
+    {"layer_norm": True, "num_layers": 3},
+    {"residual": True, "layer_norm": True, "cell": "minlstm", "hidden_size": 6, "num_layers": 3},
+]
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
 def model(request: pytest.FixtureRequest) -> LanguageModel:
-    cell, tie, layers = request.param
-    return _model(cell=cell, tie_embeddings=tie, num_layers=layers)
+    return _model(**request.param)
 
 
 def test_steps_windows_and_token_nats_agree(model: LanguageModel) -> None:
@@ -47,6 +57,73 @@ def test_steps_windows_and_token_nats_agree(model: LanguageModel) -> None:
     first, between = model.token_nats(inputs[:, :3], targets[:, :3], state)
     second, _ = model.token_nats(inputs[:, 3:], targets[:, 3:], between)
     torch.testing.assert_close(torch.cat([first, second], 1), by_token, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
+def test_dropped_weights_reach_the_kernel(cell: str) -> None:
+    plain = _model(cell=cell, num_layers=2, **dict.fromkeys(DROPOUT, 0.0))
+    dropping = _model(cell=cell, num_layers=2, weight_drop=0.4, **dict.fromkeys(DROPOUT, 0.0))
+    inputs, _ = _window()
+    state = plain.init_state(4).map(torch.randn_like)
+    masks = MaskContext(seed=1, step=2, rows=torch.arange(4))
+    with torch.no_grad():
+        for layer, recurrent in enumerate(plain.cells):
+            recurrent.weight_hh.mul_(matrix_mask(recurrent.weight_hh, 0.4, masks, RECURRENT_SITE + layer))
+            assert 0.2 < (recurrent.weight_hh == 0).float().mean() < 0.6
+    features, after = dropping(inputs, state, masks)
+    expected, expected_after = plain(inputs, state)
+    torch.testing.assert_close(features, expected)
+    torch.testing.assert_close(after["1.hidden"], expected_after["1.hidden"])
+    features.sum().backward()
+    for recurrent, dropped in zip(dropping.cells, plain.cells, strict=True):
+        torch.testing.assert_close(recurrent.weight_hh.grad == 0, dropped.weight_hh == 0)
+    same, _ = dropping(inputs, state)
+    assert not torch.allclose(same, features)
+
+
+def test_all_pieces_of_a_batch_drop_the_same_weights_and_each_step_others() -> None:
+    weight = torch.ones(12, 7)
+    first, second = (matrix_mask(weight, 0.5, MaskContext(1, 5, torch.tensor(rows)), 3) for rows in ([0, 1], [2, 3, 4]))
+    torch.testing.assert_close(first, second)
+    assert not torch.equal(first, matrix_mask(weight, 0.5, MaskContext(1, 6, torch.tensor([0])), 3))
+    assert not torch.equal(first, matrix_mask(weight, 0.5, MaskContext(1, 5, torch.tensor([0])), 4))
+    assert set(first.unique().tolist()) == {0.0, 2.0}
+
+
+def test_activations_and_their_change_cost_what_they_say() -> None:
+    model = _model()
+    inputs, targets = _window()
+    targets[1, 4:] = 0
+    masks = MaskContext(seed=1, step=2, rows=torch.arange(4))
+    state = model.init_state(4)
+    plain, nats, _ = model.loss(inputs, targets, state, masks=masks)
+    costly, same, _ = model.loss(inputs, targets, state, masks=masks, activation_reg=2.0)
+    dropped, _ = model(inputs, state, masks)
+    torch.testing.assert_close(costly - plain, 2 * (dropped.square().mean(-1) * (targets != 0)).sum())
+    assert same == nats
+
+    still = _model(output_dropout=0.0)
+    plain, _, _ = still.loss(inputs, targets, state, masks=masks)
+    changing, _, _ = still.loss(inputs, targets, state, masks=masks, temporal_activation_reg=3.0)
+    hidden, _ = still(inputs, state, masks)
+    change = (hidden[:, 1:] - hidden[:, :-1]).square().mean(-1) * (targets[:, 1:] != 0)
+    torch.testing.assert_close(changing - plain, 3 * change.sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_residual_layers_add_and_normalized_ones_have_unit_variance() -> None:
+    inputs, _ = _window()
+    model = _model(residual=True, hidden_size=6, num_layers=1, input_dropout=0.0)
+    state = model.init_state(4)
+    output, _ = model(inputs, state)
+    embedded = model.embedding(inputs)
+    torch.testing.assert_close(output, embedded + next(iter(model.cells)).sequence(embedded, state.part("0"))[0])
+    normalized, _ = _model(layer_norm=True)(inputs, _model().init_state(4))
+    torch.testing.assert_close(normalized.var(-1, unbiased=False), torch.ones(4, 7), rtol=0.02, atol=0)
+
+
+def test_a_cutoff_beyond_the_vocabulary_begins_no_cluster() -> None:
+    assert _model(softmax_cutoffs=(5, 20)).clusters.cutoffs == (5,)
+    assert _model(softmax_cutoffs=(20,)).clusters is None
 
 
 def test_padding_has_no_loss_and_no_gradient() -> None:

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from rnnlm.models.stack import CELLS as BY_NAME
 from rnnlm.nn.cells import Cell, Cells, ElmanCell, LstmCell
+from rnnlm.nn.scan_cells import MinGruCell, MinLstmCell, QrnnCell
 from rnnlm.nn.state import State
 
-CELLS = [ElmanCell, LstmCell]
+CELLS = list(BY_NAME.values())
 
 
 def _random_state(cell: Cell, rows: int) -> State:
@@ -73,6 +75,84 @@ def test_output_is_causal(kind: type[Cell]) -> None:
     other, _ = cell.sequence(changed, cell.init_state(2))
     torch.testing.assert_close(output[:, :3], other[:, :3])
     assert not torch.allclose(output[:, 3:], other[:, 3:])
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_gradients_are_those_of_finite_differences(kind: type[Cell]) -> None:
+    torch.manual_seed(0)
+    cell = kind(input_size=3, hidden_size=4).double()
+    names = [name for name, _ in cell.named_parameters()]
+    start = _random_state(cell, 2)
+    x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+    leaves = [x, *(tensor.requires_grad_() for tensor in start.values()), *cell.parameters()]
+
+    def outputs(x: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        state = State(dict(zip(start, rest, strict=False)))
+        parameters = dict(zip(names, rest[len(start) :], strict=True))
+        output, after = torch.func.functional_call(
+            _Sequence(cell), {f"cell.{k}": v for k, v in parameters.items()}, (x, state)
+        )
+        return output, *after.values()
+
+    assert torch.autograd.gradcheck(outputs, leaves)
+
+
+class _Sequence(torch.nn.Module):
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        return self.cell.sequence(x, state)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_saved_state_goes_on(kind: type[Cell]) -> None:
+    cell = kind(input_size=4, hidden_size=6)
+    x = torch.randn(3, 8, 4)
+    whole, _ = cell.sequence(x, cell.init_state(3))
+    _, state = cell.sequence(x[:, :5], cell.init_state(3))
+    again = State.from_tensors(state.tensors())
+    picked, _ = cell.sequence(x[[2, 0], 5:], again.select(torch.tensor([2, 0])))
+    torch.testing.assert_close(picked, whole[[2, 0], 5:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_bf16_stays_within_two_percent(kind: type[Cell]) -> None:
+    torch.manual_seed(0)
+    cell = kind(input_size=32, hidden_size=64)
+    x = torch.randn(8, 20, 32)
+    expected, _ = cell.sequence(x, cell.init_state(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, state = cell.sequence(x, cell.init_state(8))
+        step, after = cell.step(x[:, 0], cell.init_state(8))
+    assert {tensor.dtype for tensor in (*state.values(), *after.values())} == {torch.float32}
+    scale = expected.square().mean().sqrt()
+    assert (output.float() - expected).square().mean().sqrt() < 0.02 * scale
+    assert (step.float() - expected[:, 0]).square().mean().sqrt() < 0.02 * expected[:, 0].square().mean().sqrt()
+
+
+def test_minimal_cells_start_with_memories_of_one_to_a_hundred_steps() -> None:
+    for kind, most in ((MinGruCell, 1e-3), (MinLstmCell, 0.01)):
+        cell = kind(input_size=8, hidden_size=16)
+        _, after = cell.step(torch.zeros(1, 8), State({"hidden": torch.ones(1, 16)}))
+        lost = 1 - after["hidden"][0]
+        torch.testing.assert_close(lost[-1], torch.tensor(1 / 101), rtol=0, atol=most)
+        assert lost[0] > 0.3
+        assert (lost.diff() < 0).all()
+
+
+def test_qrnn_reads_this_input_and_the_last_one() -> None:
+    cell = QrnnCell(input_size=1, hidden_size=1)
+    assert cell.init_state(2)["input"].shape == (2, 1)
+    with torch.no_grad():
+        cell.weight_xh.copy_(torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]))
+        cell.bias_h.zero_()
+    output, after = cell.sequence(torch.tensor([[[0.1], [0.2]]]), cell.init_state(1))
+    first = 0.5 * torch.tanh(torch.tensor(0.2))
+    second = 0.5 * first + 0.5 * torch.tanh(torch.tensor(0.1 + 0.4))
+    torch.testing.assert_close(output[0, :, 0], 0.5 * torch.stack([first, second]))
+    assert after["input"].item() == pytest.approx(0.2)
 
 
 def test_initial_weights() -> None:

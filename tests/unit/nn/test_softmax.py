@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnlm.nn import softmax as module
-from rnnlm.nn.softmax import Copying, linear_cross_entropy
+from rnnlm.nn.softmax import Clusters, Copying, linear_cross_entropy, linear_log_softmax
 
 
 def _inputs(dtype: torch.dtype = torch.float32, rows: int = 9, vocab: int = 11) -> list[Tensor]:
@@ -96,6 +96,52 @@ def test_autocast_computes_in_bf16_and_sums_in_fp32() -> None:
     for got, wanted in zip(torch.autograd.grad(objective, inputs), torch.autograd.grad(exact, inputs), strict=True):
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, wanted, rtol=0.1, atol=0.05)
+
+
+def _clusters(*cutoffs: int, dtype: torch.dtype = torch.float32) -> Clusters:
+    generator = torch.Generator().manual_seed(2)
+    weight, bias = (torch.randn(len(cutoffs), *size, generator=generator, dtype=dtype) for size in ((5,), ()))
+    return Clusters(cutoffs, weight.requires_grad_(), bias.requires_grad_())
+
+
+@pytest.mark.parametrize("cutoffs", [(1,), (4,), (3, 8), (2, 7, 8, 10)])
+def test_clusters_make_a_distribution_of_which_the_loss_is_the_negative_logarithm(cutoffs: tuple[int, ...]) -> None:
+    inputs, clusters = _inputs(), _clusters(*cutoffs)
+    log_p = linear_log_softmax(*inputs, clusters)
+    assert log_p.shape == (9, 11)
+    torch.testing.assert_close(log_p.exp().sum(1), torch.ones(9))
+    objective, nats = linear_cross_entropy(*inputs, TARGET, clusters=clusters)
+    expected = -log_p.gather(1, TARGET[:, None])[:, 0] * (TARGET != 0)
+    torch.testing.assert_close(nats, expected)
+    torch.testing.assert_close(objective, expected.sum())
+    leaves = [*inputs, *clusters[1:]]
+    wanted = torch.autograd.grad(expected.sum(), leaves)
+    for got, want in zip(torch.autograd.grad(objective, leaves), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_gradcheck_with_clusters(smoothing: float) -> None:
+    clusters = _clusters(3, 8, dtype=torch.float64)
+
+    def objective(*layer: Tensor) -> Tensor:
+        parts = Clusters(clusters.cutoffs, *layer[3:])
+        return linear_cross_entropy(*layer[:3], TARGET, clusters=parts, label_smoothing=smoothing)[0]
+
+    assert torch.autograd.gradcheck(objective, (*_inputs(torch.float64), *clusters[1:]))
+
+
+def test_clusters_that_no_target_is_in_have_no_gradient_but_their_own_rows() -> None:
+    inputs, clusters = _inputs(), _clusters(4, 8)
+    objective, _ = linear_cross_entropy(*inputs, TARGET % 4, clusters=clusters)
+    objective.backward()
+    assert (inputs[1].grad[4:] == 0).all()
+    assert (clusters.weight.grad != 0).all()
+
+
+def test_clusters_and_copying_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="no clusters"):
+        linear_cross_entropy(*_inputs(), TARGET, clusters=_clusters(4), copying=Copying(torch.zeros(9), torch.zeros(9)))
 
 
 @pytest.mark.gpu

@@ -14,6 +14,12 @@ def test_language_model_counts_the_output_layer_once_and_no_lookup() -> None:
         assert training_flops_per_token(model) == 6 * (layers + 50 * 6)
 
 
+def test_of_clusters_the_first_step_counts() -> None:
+    sizes = {"embedding_size": 6, "hidden_size": 6, "num_layers": 1}
+    model = seeded_model(LanguageModelConfig(softmax_cutoffs=(20, 30), **sizes), 50, 0)
+    assert matmul_weights(model) == 4 * 6 * (6 + 6) + (20 + 2) * 6
+
+
 def test_a_source_embedding_of_its_own_costs_no_arithmetic() -> None:
     sizes = {"embedding_size": 6, "hidden_size": 6}
     shared = seeded_model(Seq2SeqConfig(share_embeddings=True, **sizes), 50, 0)
