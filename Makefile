@@ -8,14 +8,15 @@ TORCH ?=
 
 DATA ?= ../shared/data
 
-.PHONY: help install demo test check format long clean
+.PHONY: help install demo test faults check format long clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, train three small generators, run a batch job with each"
 	@echo "make test    install, run the tests"
+	@echo "make faults  kill the chain at every point where something becomes visible, and start it again"
 	@echo "make check   lint, types, import contracts"
-	@echo "make long NAME=x DATA=folder   run a benchmark experiment; resumable"
+	@echo "make long NAME=x DATA=folder OPTIONS=seed=1   run a benchmark experiment; resumable"
 
 install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
@@ -35,6 +36,9 @@ demo: install
 test: install
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
 
+faults: install
+	RNNLM_LONG_FAULTS=1 $(BIN)/python -m pytest tests/faults
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,7 +50,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 long: install
-	$(BIN)/python tests/benchmarks/long.py $(NAME) $(DATA)
+	$(BIN)/python tests/benchmarks/long.py $(NAME) $(DATA) $(OPTIONS)
 
 clean:
 	rm -rf $(VENV) store build dist *.egg-info

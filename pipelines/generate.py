@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("overrides", metavar="PATH=VALUE", nargs="*", help="decode.* and generate.* settings")
     cli.add_shared(result)
     result.add_argument("--check", action="store_true", help="validate model and input; write nothing")
+    result.add_argument("--verify", action="store_true", help="check a finished output against manifest and input")
     return result
 
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return cli.execute_check("generate", arguments.json, lambda: generate.check(request, quiet))
         return cli.execute(
             "generate", arguments.json, options, lambda *seen: Surroundings(options, *seen),
-            lambda where: generate.run(request, where),
+            lambda where: (generate.verify if arguments.verify else generate.run)(request, where),
         )  # fmt: skip
 
     return cli.guarded("generate", parser(), start, argv)

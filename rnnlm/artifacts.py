@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rnnlm import faults
 from rnnlm.config import digest
 from rnnlm.errors import RnnlmError
 from rnnlm.storage import Store
@@ -73,7 +74,9 @@ def write_record(store: Store, record: Record) -> Record:
     values = asdict(record) | {"created": now(), "format_number": FORMAT_NUMBERS[record.stage]}
     values["commit"] = record.commit or git_commit()
     values.pop("uri")
+    faults.point("record.write")
     store.write_json(RECORD_FILE, values)
+    faults.point("record.written")
     return Record(**values, uri=store.uri)
 
 

@@ -69,12 +69,15 @@ class Lineage:
 
     def summary(self) -> dict[str, Any]:
         """What a model package says about its origin."""
-        return {
+        facts = {
             "experiment": self.train.experiment,
             "run_id": self.train.run_id,
             "records": {stage.stage: stage.digest for stage in (self.ingest, self.tokens, self.train)},
             "commit": self.train.commit,
         }
+        if "init" in self.train.outputs:
+            facts["init"] = self.train.outputs["init"]
+        return facts
 
 
 def lineage(store: Store, train: Record) -> Lineage:

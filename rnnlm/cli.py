@@ -144,9 +144,7 @@ def read_options(arguments: argparse.Namespace) -> Options:
     """
     base = Path.cwd()
     for name, least in (("workers", 0), ("cpus_per_worker", 1), ("gpus_per_worker", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')}: should be at least {least} (got {value:g})")
+        at_least(f"--{name.replace('_', '-')}", getattr(arguments, name), least)
     store = places.resolve_store(arguments.store, base)
     return Options(
         store=store,
@@ -159,6 +157,16 @@ def read_options(arguments: argparse.Namespace) -> Options:
         force=arguments.force,
         base=base,
     )
+
+
+def at_least(option: str, value: float | None, least: float) -> None:
+    """Check a number that was given.
+
+    Raises:
+        UsageError: it is too small.
+    """
+    if value is not None and value < least:
+        raise UsageError(f"{option}: should be at least {least} (got {value:g})")
 
 
 def execute(

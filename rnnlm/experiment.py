@@ -16,10 +16,10 @@ from rnnlm.data.config import DataConfig
 from rnnlm.decoding.config import DecodeConfig
 from rnnlm.errors import ConfigError
 from rnnlm.evaluation.config import EvaluateConfig, RegisterConfig
-from rnnlm.models.config import LanguageModelConfig, ModelConfig, Seq2SeqConfig
+from rnnlm.models.config import LanguageModelConfig, ModelConfig, Seq2SeqConfig, TransformerConfig
 from rnnlm.optim.config import OptimConfig
 from rnnlm.text.config import NormalizeConfig, TokenizerConfig
-from rnnlm.training.config import ComputeConfig, TrainConfig
+from rnnlm.training.config import ComputeConfig, InitConfig, TrainConfig
 from rnnlm.tuning.config import TuneConfig
 
 Task = Literal["text", "translate", "summarize"]
@@ -36,6 +36,7 @@ class Experiment(Config):
     data: DataConfig
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig
+    init: InitConfig = InitConfig()
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -71,6 +72,9 @@ class Experiment(Config):
             "optim": self.optim.plain(),
         }
         training |= {"compute": self.compute.plain(), "seed": self.seed, "task": self.task}
+        if self.init.from_ is not None:
+            # Which model that is now is one of the inputs.
+            training["freeze"] = sorted(self.init.freeze)
         match stage:
             case "ingest":
                 kept = {key: value for key, value in data.items() if key not in limits | files}
@@ -95,17 +99,31 @@ class Experiment(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         expected = "language_model" if self.is_text else "seq2seq"
-        if self.model.kind != expected:
-            raise ValueError(f"model.kind: task {self.task!r} needs {expected!r} (got {self.model.kind!r})")
+        if self.model.kind not in (expected, "transformer"):
+            raise ValueError(
+                f"model.kind: task {self.task!r} needs {expected!r} or 'transformer' (got {self.model.kind!r})"
+            )
+        if isinstance(self.model, TransformerConfig) and (self.model.encoder_layers == 0) != self.is_text:
+            wanted = "0" if self.is_text else "at least 1"
+            raise ValueError(
+                f"model.encoder_layers: task {self.task!r} needs {wanted} (got {self.model.encoder_layers})"
+            )
         if isinstance(self.model, Seq2SeqConfig) and self.model.copy_source and self.model.attention == "none":
             raise ValueError('model.copy_source: copying needs attention (got attention = "none")')
+        if self.is_text and "encoder" in self.init.freeze:
+            raise ValueError("init.freeze: a language model has no encoder")
         if self.tune.trials and not self.tune.space:
             raise ValueError("tune.space: is required where tune.trials is greater than 0")
         return self
 
 
-def task_defaults(task: Task) -> dict[str, Any]:
-    """The recipe of a task, as a plain tree that an experiment file is laid over."""
+def task_defaults(task: Task, model_kind: str | None = None) -> dict[str, Any]:
+    """The recipe of a task, as a plain tree that an experiment file is laid over.
+
+    Args:
+        task: what is learned.
+        model_kind: `transformer`, or None for the task's recurrent model.
+    """
     match task:
         case "text":
             parts: dict[str, Config] = {
@@ -125,6 +143,10 @@ def task_defaults(task: Task) -> dict[str, Any]:
                 "data": DataConfig.model_construct(normalize=NormalizeConfig(unicode="nfc", whitespace="collapse")),
                 "train": TrainConfig(label_smoothing=0.1),
             }
+    if model_kind == "transformer":
+        parts["model"] = (
+            TransformerConfig() if task == "text" else TransformerConfig(encoder_layers=4, copy_source=True)
+        )
     return {name: part.model_dump(mode="json", exclude_unset=name == "data") for name, part in parts.items()}
 
 
@@ -139,7 +161,9 @@ def build(values: dict[str, Any], overrides: Sequence[str] = (), origin: str = "
     if task not in ("text", "translate", "summarize"):
         problem = "is required" if task is None else f"should be 'text', 'translate' or 'summarize' (got {task!r})"
         raise ConfigError([f"task: {problem}"], origin)
-    return Experiment.parse(merge(task_defaults(task), values), origin)
+    model = values.get("model")
+    kind = model.get("kind") if isinstance(model, dict) else None
+    return Experiment.parse(merge(task_defaults(task, kind), values), origin)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

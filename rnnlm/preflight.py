@@ -5,7 +5,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rnnlm.console import Console
 from rnnlm.errors import UnreachableError
@@ -111,9 +111,10 @@ def estimate(experiment: Experiment, num_bytes: int, num_parameters: int, step_s
     seconds = None if step_s is None else step_s * steps
     if train.max_minutes is not None:
         seconds = min(seconds or float("inf"), 60 * train.max_minutes)
-    copies = 4 + (experiment.optim.ema_decay is not None)  # weights, gradients, two moments, average
-    layers = _layers(experiment.model)
-    activations = 4 * positions * (16 * layers * experiment.model.hidden_size + 2 * experiment.model.embedding_size)
+    averages = experiment.optim.ema_decay is not None or experiment.optim.asgd_patience is not None
+    copies = 4 + averages  # weights, gradients, two moments, average
+    # A gated layer keeps about 14 values a unit for its gradient, and reads and gives one.
+    activations = 4 * positions * 16 * (experiment.model.depth + 1) * experiment.model.widest
     checkpoint = 4 * num_parameters * (copies - 1)
     return Estimate(
         num_tokens,
@@ -123,10 +124,6 @@ def estimate(experiment: Experiment, num_bytes: int, num_parameters: int, step_s
         num_bytes + 4 * num_tokens + (train.keep_checkpoints + 2) * checkpoint,
         seconds,
     )
-
-
-def _layers(model: Any) -> int:
-    return int(model.num_layers if model.kind == "language_model" else model.encoder_layers + model.decoder_layers)
 
 
 def step_seconds(experiment: Experiment, model: "LanguageModel | Seq2Seq", vocab_size: int) -> float | None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnnlm import faults
 from rnnlm.errors import RnnlmError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
@@ -113,12 +114,15 @@ class Store:
                     stream.write(data)
                     stream.flush()
                     os.fsync(stream.fileno())
+                faults.point("store.write")
                 temporary.replace(target)
                 _sync_folder(target.parent)
-            return
-        filesystem, base = self._filesystem()
-        with self._reaching(), filesystem.open_output_stream(f"{base}/{name}") as stream:
-            stream.write(data)
+        else:
+            filesystem, base = self._filesystem()
+            with self._reaching(), filesystem.open_output_stream(f"{base}/{name}") as stream:
+                faults.point("store.write")
+                stream.write(data)
+        faults.point("store.written")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as JSON, keys sorted, in one go."""
@@ -156,6 +160,21 @@ class Store:
         with self._reaching():
             infos = filesystem.get_file_info(selector)
         return sorted(info.path[len(base) + 1 :] for info in infos if info.type == FileType.File)
+
+    def changes(self) -> dict[str, float]:
+        """When each file was last changed, in seconds since 1970."""
+        if self._folder is not None:
+            found = {}
+            for name in self.files():
+                with contextlib.suppress(FileNotFoundError):  # somebody else may be deleting
+                    found[name] = (self._folder / name).stat().st_mtime
+            return found
+        from pyarrow.fs import FileSelector, FileType
+
+        filesystem, base = self._filesystem()
+        with self._reaching():
+            infos = filesystem.get_file_info(FileSelector(base, recursive=True, allow_not_found=True))
+        return {info.path[len(base) + 1 :]: info.mtime_ns / 1e9 for info in infos if info.type == FileType.File}
 
     def delete(self, name: str) -> None:
         """Delete a file or a tree; nothing happens where there is none."""

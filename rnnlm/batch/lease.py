@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rnnlm import faults
 from rnnlm.errors import RnnlmError
 from rnnlm.storage import Store
 
@@ -39,6 +40,7 @@ def lease(store: Store, name: str = "lease.json", seconds: float = LEASE_S) -> I
         LeaseHeldError: it is held and has not run out; the message names host and process.
     """
     holder = _acquire(store, name, seconds)
+    faults.point("lease.taken")
     stop = threading.Event()
     renewer = threading.Thread(target=_renew, args=(store, name, holder, seconds, stop), daemon=True)
     renewer.start()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnnlm.data.permutation import DOCUMENTS, WINDOWS, permutation, random_bits
+from rnnlm.data.permutation import DOCUMENTS, LENGTHS, WINDOWS, permutation, random_bits
 from rnnlm.data.ragged import Ragged, concatenated_ranges
 from rnnlm.errors import DataError
 from rnnlm.text.special import EOS_ID, PAD_ID
@@ -45,8 +45,8 @@ class _Epoch:
     """Documents in the order of the stream, int64 [D]."""
     starts: np.ndarray
     """Place in the stream where each of them starts, then the stream's length, int64 [D + 1]."""
-    first_window: int
-    """Length of the first window."""
+    edges: np.ndarray
+    """Where windows begin in a lane, then the longest lane's length, int64 [steps + 1]."""
 
 
 class LmBatches:
@@ -55,12 +55,14 @@ class LmBatches:
     Each epoch permutes the documents by (seed, epoch), joins them, and cuts the stream into `lanes` pieces whose lengths
     differ by one at most. Each token is a target exactly once an epoch. A window has `bptt_length` tokens; where that does
     not divide a lane, the last window is shorter, and from the second epoch on the first one may be too, so that windows
-    begin at other places. Lane l belongs to worker l mod `world_size`.
+    begin at other places. With a variation their lengths differ around that (as in Merity et al. 2017, section 4.1, so
+    that no token always stands first). Lane l belongs to worker l mod `world_size`.
 
     Args:
         tokens: the documents.
         lanes: rows of the global batch.
         bptt_length: tokens of a window.
+        bptt_variation: most by which a window is longer or shorter, as a share of `bptt_length`; below 1.
         seed: of the order.
         rank: which worker this is.
         world_size: how many workers there are.
@@ -70,7 +72,15 @@ class LmBatches:
     """
 
     def __init__(
-        self, tokens: Ragged, *, lanes: int, bptt_length: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        tokens: Ragged,
+        *,
+        lanes: int,
+        bptt_length: int,
+        bptt_variation: float = 0.0,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size} workers")
@@ -82,6 +92,7 @@ class LmBatches:
             )
         self._tokens = tokens
         self._bptt_length = bptt_length
+        self._bptt_variation = bptt_variation
         self._seed = seed
         bounds = np.arange(lanes + 1) * total // lanes
         self._lane_starts, self._lane_stops = bounds[:-1], bounds[1:]
@@ -99,8 +110,7 @@ class LmBatches:
         """The batch of a global step, counted over all epochs from 0."""
         number, window = divmod(step, self._steps)
         epoch = self._plan(number)
-        start = 0 if window == 0 else epoch.first_window + (window - 1) * self._bptt_length
-        stop = min(self._longest, epoch.first_window + window * self._bptt_length)
+        start, stop = epoch.edges[window : window + 2].tolist()
         starts = np.minimum(self._lane_starts + start, self._lane_stops)
         counts = np.minimum(self._lane_starts + stop, self._lane_stops) - starts
         mine = counts[self._mine]
@@ -123,8 +133,19 @@ class LmBatches:
             np.cumsum(self._tokens.lengths[order], out=starts[1:])
             slack = self._steps * self._bptt_length - self._longest
             shift = int(random_bits(1, self._seed, number, WINDOWS)[0]) % (slack + 1) if number else 0
-            self._epoch = _Epoch(number, order, starts, min(self._longest, self._bptt_length - shift))
+            self._epoch = _Epoch(number, order, starts, self._edges(number, shift))
         return self._epoch
+
+    def _edges(self, number: int, shift: int) -> np.ndarray:
+        """Where the windows of an epoch begin and end; no window is empty."""
+        inner = np.arange(1, self._steps) * self._bptt_length - shift
+        if self._bptt_variation:
+            draws = random_bits(len(inner), self._seed, number, LENGTHS) / 2.0**64 - 0.5
+            inner = inner + np.rint(draws * self._bptt_variation * self._bptt_length).astype(np.int64)
+            inner = np.maximum.accumulate(inner - np.arange(len(inner))) + np.arange(len(inner))
+        first = np.arange(1, self._steps)
+        inner = np.clip(inner, first, self._longest - first[::-1])
+        return np.concatenate([[0], inner, [self._longest]]).astype(np.int64)
 
     def _window(
         self, epoch: _Epoch, starts: np.ndarray, counts: np.ndarray, width: int

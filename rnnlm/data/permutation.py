@@ -14,6 +14,8 @@ PAIRS = 3
 """Which of several equally long pairs goes into which batch."""
 BATCHES = 4
 """The order of batches in an epoch."""
+LENGTHS = 5
+"""The lengths of an epoch's windows."""
 
 
 def random_bits(count: int, *key: int) -> np.ndarray:

@@ -188,6 +188,7 @@ def tokenize_corpus(
     data: DataConfig,
     tokenizer: TokenizerConfig,
     seed: int,
+    given: Tokenizer | None = None,
     progress: Progress | None = None,
     distribute: Distribute | None = None,
     ray_threshold_bytes: int = RAY_THRESHOLD_BYTES,
@@ -200,6 +201,7 @@ def tokenize_corpus(
         data: its length limits and normalization are used.
         tokenizer: the vocabulary's kind and size.
         seed: of the experiment; chooses the sample for the vocabulary.
+        given: a vocabulary that is used instead of learning one.
         progress: told about bytes of text.
         distribute: encodes the splits of several files, in corpora of `ray_threshold_bytes` and more; without it they
             are encoded here too.
@@ -215,7 +217,7 @@ def tokenize_corpus(
     settings = TokenizeSettings(
         manifest["is_text"], data.normalize, data.max_source_tokens, data.max_target_tokens, data.over_length
     )
-    vocabulary = train_tokenizer(corpus, tokenizer, settings, seed, progress)
+    vocabulary = given or train_tokenizer(corpus, tokenizer, settings, seed, progress)
     store.write_bytes(TOKENIZER_FILE, vocabulary.to_json().encode())
     files = {split: split_files(corpus, split) for split in OUTPUT_SPLITS}
     total = sum(file.text_bytes for split in files.values() for file in split)

@@ -14,7 +14,7 @@ from rnnlm.decoding.config import DecodeConfig
 from rnnlm.decoding.decoder import Decoded, build_decoder
 from rnnlm.decoding.sampling import Choose, decode_steps, most_probable, random_choice, row_key, steps
 from rnnlm.errors import UsageError
-from rnnlm.models.config import LanguageModelConfig, Seq2SeqConfig
+from rnnlm.models.config import ModelConfig
 from rnnlm.models.language_model import LanguageModel
 from rnnlm.models.seq2seq import Seq2Seq
 from rnnlm.text.config import NormalizeConfig
@@ -67,7 +67,7 @@ class Generator:
     def __init__(
         self,
         model: LanguageModel | Seq2Seq,
-        model_config: LanguageModelConfig | Seq2SeqConfig,
+        model_config: ModelConfig,
         tokenizer: Tokenizer,
         *,
         task: Task,

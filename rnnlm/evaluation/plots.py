@@ -7,7 +7,7 @@ with matplotlib. Names and tokens are drawn as they stand, never read as formula
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -104,6 +104,41 @@ def length_bars_png(bins: Sequence[LengthBin], metric: str, *, title: str | None
     _label(axes.set_xlabel, "Words of the source")
     _label(axes.set_ylabel, metric_name(metric))
     _heading(figure, title or f"{metric_name(metric)} by length of the source")
+    return _png(figure)
+
+
+_COSTS = {
+    "model/parameters_without_embeddings": "Parameters without embeddings",
+    "time/train_s": "Seconds of training",
+    "memory/workers_peak_mb": "Peak memory of training, MB",
+}
+"""The panels of a comparison, by what lies on their horizontal axis."""
+
+
+def comparison_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str | None = None) -> bytes:
+    """Quality of several experiments against size, time and memory, a panel each.
+
+    Args:
+        rows: `experiment`, the metric and the costs of each.
+        metric: key of the quality.
+        title: heading.
+    """
+    name = metric.rpartition("/")[2]
+    figure = Figure(figsize=(12.0, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(_COSTS), sharey=True)
+    colours = [_BLUE, _ORANGE, "#2f8f5b", "#8a5fb0", "#b04a5a", "#5b6875", "#a88a2b"]
+    for axes, (key, label) in zip(panels, _COSTS.items(), strict=True):
+        _style(axes, grid="y")
+        for place, row in enumerate(rows):
+            shown = str(row["experiment"]) if key == next(iter(_COSTS)) else None
+            axes.scatter([row[key]], [row[metric]], s=70, color=colours[place % len(colours)], label=shown, zorder=3)
+        axes.margins(0.2)
+        axes.set_xlim(left=0)
+        _label(axes.set_xlabel, label)
+    _label(panels[0].set_ylabel, metric_name(name))
+    figure.legend(loc="outside lower center", ncols=min(4, len(rows)), frameon=False, prop={"family": _FONT, "size": 9})
+    direction = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
+    _heading(figure, title or f"{metric_name(name)} ({direction}) and what it costs")
     return _png(figure)
 
 

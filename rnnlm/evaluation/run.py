@@ -15,6 +15,7 @@ from rnnlm.data.ragged import Ragged
 from rnnlm.decoding.config import DecodeConfig
 from rnnlm.decoding.generator import Generator, Output
 from rnnlm.errors import DataError
+from rnnlm.evaluation.adaptive import score_dynamically, score_with_cache
 from rnnlm.evaluation.baselines import Baseline, summary_baselines, text_baselines, translation_baselines
 from rnnlm.evaluation.breakdown import by_length, by_tag
 from rnnlm.evaluation.config import EvaluateConfig
@@ -75,6 +76,15 @@ def evaluate_text(
     reason = bytes_reason(generator.tokenizer, tokens, lossless_normalization=generator.normalize.lossless)
     predictions = _Predictions(nats, tokens.lengths, _bytes(chosen), reason)
     total = predictions.over(None)
+    adaptive: dict[str, float | None] = {}
+    if settings.cache is not None:
+        with clock("cache"):
+            cached = score_with_cache(generator.model, tokens, settings.cache)
+        adaptive["perplexity_with_cache"] = perplexity(cached.sum(), total.num_tokens, 0).perplexity
+    if settings.dynamic is not None:
+        with clock("dynamic"):
+            dynamic = score_dynamically(generator.model, tokens, settings.dynamic)
+        adaptive["perplexity_dynamic"] = perplexity(dynamic.sum(), total.num_tokens, 0).perplexity
     with clock("baselines"):
         baselines = text_baselines(
             test_ids=tokens.values,
@@ -91,7 +101,7 @@ def evaluate_text(
         split=split or settings.split,
         num_rows=len(chosen),
         num_rows_in_split=len(rows),
-        figures=predictions.figures(None),
+        figures=predictions.figures(None) | adaptive,
         reasons={"bits_per_byte": reason} if reason else {},
         counts=_token_counts(total),
         not_in_train=_not_in_train(chosen, predictions.figures),

@@ -12,6 +12,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from rnnlm import faults
 from rnnlm.decoding.generator import Generator
 from rnnlm.errors import RnnlmError, UnreachableError, UsageError
 from rnnlm.integrations.mlflow_model import ARTIFACT, global_address, log_model
@@ -70,7 +71,7 @@ class Registry:
         tags: Mapping[str, str] | None = None,
         description: str = "",
     ) -> Version:
-        """Log a package as a model of a run, and make it a new version.
+        """Log a package as a model of a run, and make it a new version, once for a run and a package.
 
         Args:
             package: folder of the model package.
@@ -80,18 +81,32 @@ class Registry:
             tags: of the version.
             description: of the version, for people.
         """
-        with self._reaching():
-            uri = log_model(package, run_id=run_id, tracking_uri=self._tracking.uri)
-            if self._find(name) is None:
-                self._client.create_registered_model(name)
-            all_tags = {**(tags or {}), DIGEST_TAG: package_digest(package)}
-            made = self._client.create_model_version(
-                name, uri, run_id, tags=all_tags, model_id=uri.rpartition("/")[2], description=description
-            )
-        version = _version(made)
+        digest = package_digest(package)
+        version = self._made_by(name, run_id, digest)
+        if version is None:
+            with self._reaching():
+                uri = log_model(package, run_id=run_id, tracking_uri=self._tracking.uri)
+                if self._find(name) is None:
+                    self._client.create_registered_model(name)
+                all_tags = {**(tags or {}), DIGEST_TAG: digest}
+                faults.point("version.create")
+                made = self._client.create_model_version(
+                    name, uri, run_id, tags=all_tags, model_id=uri.rpartition("/")[2], description=description
+                )
+                faults.point("version.created")
+            version = _version(made)
         if alias is not None:
             self.set_alias(name, alias, version.version)
         return version
+
+    def _made_by(self, name: str, run_id: str, digest: str) -> Version | None:
+        """The version that a run made of a package before it was killed."""
+        if self._find(name) is None:
+            return None
+        with self._reaching():
+            found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        same = [version for version in map(_version, found) if version.digest == digest]
+        return min(same, key=lambda version: int(version.version), default=None)
 
     def champion(self, name: str) -> Version | None:
         """The version that carries `champion`; None where there is no such model, or no champion."""
@@ -111,7 +126,9 @@ class Registry:
             if alias == CHAMPION:
                 before = "" if holder is None else holder.version
                 self._client.set_model_version_tag(name, version, BEFORE_TAG, before)
+            faults.point("alias.move")
             self._client.set_registered_model_alias(name, alias, version)
+            faults.point("alias.moved")
 
     def rollback(self, name: str) -> Version:
         """Make the champion before the present one champion again; calling it again goes back further.
@@ -163,6 +180,20 @@ class Registry:
         if holder is None:
             raise self._unknown(name, f"@{alias}")
         return holder
+
+    def aliased_runs(self) -> set[str]:
+        """The runs of all versions, of whatever model, that have an alias."""
+        found: set[str] = set()
+        token = None
+        while True:
+            with self._reaching():
+                page = self._client.search_registered_models(max_results=100, page_token=token)
+                for model in page:
+                    for version in set(model.aliases.values()):
+                        found.add(str(self._client.get_model_version(model.name, version).run_id))
+            token = page.token
+            if not token:
+                return found
 
     def folder(self, version: Version) -> Path:
         """A local copy of a version's package, kept in this node's cache under its digest.

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnnlm import faults
 from rnnlm.errors import RnnlmError, UnreachableError, UsageError
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -245,8 +246,10 @@ class Tracking:
             batch = [
                 Metric(p.key, float(p.value), p.time_ms, p.step) for p in points[start : start + MAX_BATCH_METRICS]
             ]
+            faults.point("metrics.send")
             with self._reaching():
                 self.client.log_batch(run_id, metrics=batch)
+            faults.point("metrics.sent")
 
     def logged_steps(self, run_id: str, key: str) -> set[int]:
         """The steps at which a metric has a value."""

@@ -55,6 +55,7 @@ class TrainJob:
         run_id: the MLflow run that gets the curves.
         stop: a folder in which a `stop.json` stops this training too.
         labels: added to what is reported to Ray.
+        init: a folder with the weights to begin with; None: new ones.
     """
 
     experiment: Experiment
@@ -66,6 +67,7 @@ class TrainJob:
     run_id: str | None = None
     stop: Store | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
+    init: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,11 @@ class TrainResult:
         tokens: real target tokens trained on.
         tokens_per_second: by the time of the steps, validation apart.
         stop: why it ended: `finished`, `patience`, `time`, or `requested`.
+        peak_mb: the largest resident sets of all workers together, in 10^6 bytes.
+        parameters: trained values, `total` and `without_embeddings`.
         startup_s: from the call to the first sign of the workers.
         notes: what differs from the process that wrote the checkpoint which this one went on from.
+        divergences: what the guard saw and went on after, a line each.
         history: name of the Parquet file with a row for each step.
         attempt: name of the Ray run; each call has a new one.
     """
@@ -98,8 +103,11 @@ class TrainResult:
     tokens: int
     tokens_per_second: float
     stop: str
+    peak_mb: float = 0.0
+    parameters: dict[str, int] = field(default_factory=dict)
     startup_s: float = 0.0
     notes: tuple[str, ...] = ()
+    divergences: tuple[str, ...] = ()
     history: str | None = HISTORY_FILE
     attempt: str = ""
 
@@ -165,6 +173,7 @@ def trainer(
         run_id=job.run_id,
         trial=trial,
         labels=dict(job.labels),
+        init=None if job.init is None else job.init.uri,
     )
     make = _LocalTrainer if started_here else TorchTrainer
     return make(
@@ -299,8 +308,11 @@ class _Fit:
             tokens=values["tokens"],
             tokens_per_second=values["tokens"] / max(values["steps_s"], 1e-9),
             stop=values["stop"],
+            peak_mb=values["peak_mb"],
+            parameters=values["parameters"],
             startup_s=self._startup_s,
             notes=tuple(values["notes"]),
+            divergences=tuple(values["divergences"]),
             attempt=self._name,
         )
 

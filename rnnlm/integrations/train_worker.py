@@ -7,6 +7,8 @@ The processes talk to the command that started them through small files in the f
 import contextlib
 import dataclasses
 import io
+import logging
+import resource
 import threading
 import time
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.train
+import safetensors.torch
 import torch
 import torch.distributed as dist
 
@@ -24,19 +27,25 @@ from rnnlm.errors import RnnlmError, UnreachableError
 from rnnlm.experiment import Experiment
 from rnnlm.integrations.batch_tracker import BatchTracker, Point
 from rnnlm.integrations.checkpoint_store import CheckpointStore, checkpoint_name
+from rnnlm.models.build import freeze, num_parameters
 from rnnlm.storage import Store
 from rnnlm.training.build import build_run, seeded_model
-from rnnlm.training.checkpoint import load_checkpoint
+from rnnlm.training.checkpoint import load_checkpoint, read_state
 from rnnlm.training.collective import Alone, Collective, TorchCollective
+from rnnlm.training.guard import Divergence, after
 from rnnlm.training.loop import training_steps
-from rnnlm.training.state import StepReport, TrainingRun
+from rnnlm.training.state import StepReport, TrainingRun, TrainingState
 
 if TYPE_CHECKING:
     from rnnlm.integrations.mlflow_tracking import Tracking
 
+_log = logging.getLogger(__name__)
+
 PROGRESS_FILE = "progress.json"
 STOP_FILE = "stop.json"
 HISTORY_FILE = "history.parquet"
+INIT_FILE = "init.safetensors"
+"""Weights to begin with."""
 PROGRESS_UNITS = 1000
 """Reports to Ray say how far a training is in these parts of its planned steps."""
 _UNSENT_FILE = "unsent.json"
@@ -61,6 +70,7 @@ class WorkerJob:
         run_id: the MLflow run.
         trial: whether validations are reported to Ray Tune, from this process.
         labels: added to each report to Ray.
+        init: folder with the weights to begin with; None: new ones.
     """
 
     experiment: dict[str, Any]
@@ -75,6 +85,7 @@ class WorkerJob:
     run_id: str | None = None
     trial: bool = False
     labels: dict[str, Any] = dataclasses.field(default_factory=dict)
+    init: str | None = None
 
 
 def train_on_worker(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,27 +134,50 @@ class Worker:
         if self._collective.any(run is None):
             return _failure(problem or RnnlmError("another worker could not start"))
         assert run is not None
-        problem = self._train(run)
-        return _failure(problem) if problem else self._finish(run)
+        while True:
+            problem = self._train(run)
+            if not isinstance(problem, Divergence):
+                return _failure(problem) if problem else self._finish(run)
+            try:
+                run = self._go_back(run, problem)
+            except RnnlmError as error:
+                return _failure(error)
 
-    def _set_up(self) -> TrainingRun:
+    def _go_back(self, diverged: TrainingRun, divergence: Divergence) -> TrainingRun:
+        """The run of the last checkpoint, changed so that it need not diverge again. On all workers alike."""
+        run = self._set_up(diverged.state)
+        run.state = after(divergence, diverged.state, run.state, self._experiment.train.guard)
+        _log.warning("%s; going on from step %d, %s", divergence, run.state.step, _changes(run))
+        return run
+
+    def _set_up(self, diverged: TrainingState | None = None) -> TrainingRun:
+        """A new run, taken to the newest checkpoint if there is one; in fp32 if it has diverged before."""
         experiment, job = self._experiment, self._job
+        step = self._checkpoints.newest(self._collective)
+        checkpoint = self._checkpoints.fetch(step) if step else None
+        has_diverged = diverged is not None or bool(
+            checkpoint and read_state(checkpoint, verify=False)["state"].get("divergences")
+        )
+        compute = experiment.compute.model_copy(update={"precision": "fp32"}) if has_diverged else experiment.compute
         tokens = Store(job.tokens)
         has_valid = tokens.exists("tokens/valid/manifest.json")
+        model = seeded_model(experiment.model, job.vocab_size, experiment.seed)
+        if job.init is not None:
+            safetensors.torch.load_model(model, str(Store(job.init).fetch(INIT_FILE)))
+            freeze(model, experiment.init.freeze)
         run = build_run(
-            seeded_model(experiment.model, job.vocab_size, experiment.seed),
+            model,
             train_tokens=read_tokens(tokens, "train"),
             valid_tokens=read_tokens(tokens, "valid") if has_valid else None,
             train=experiment.train,
             optim=experiment.optim,
-            compute=experiment.compute,
+            compute=compute,
             seed=experiment.seed,
             collective=self._collective,
             device=_device(job),
         )
-        step = self._checkpoints.newest(self._collective)
-        if step:
-            self._notes = load_checkpoint(self._checkpoints.fetch(step), run)
+        if checkpoint is not None:
+            self._notes = load_checkpoint(checkpoint, run)
         return run
 
     def _train(self, run: TrainingRun) -> RnnlmError | None:
@@ -193,7 +227,7 @@ class Worker:
             buffer = io.BytesIO()
             pq.write_table(pa.table(columns), buffer)
             self._folder.write_bytes(HISTORY_FILE, buffer.getvalue())
-        self._collective.barrier()
+        (peak_kb,) = self._collective.sum([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])
         best_step = run.state.best_step or 0
         last = checkpoint_name(run.state.step)
         return {
@@ -204,10 +238,13 @@ class Worker:
             "elapsed_s": run.state.elapsed_s,
             "tokens": int(sum(columns["tokens"])),
             "steps_s": float(sum(columns["seconds"])),
+            "peak_mb": peak_kb * 1024 / 1e6,
+            "parameters": num_parameters(run.task.model),
             "stop": run.state.stop,
             "checkpoint": self._checkpoints.best_or_last(best_step),
             "last_checkpoint": last,
             "notes": list(self._notes),
+            "divergences": run.state.divergences,
         }
 
 
@@ -314,6 +351,10 @@ def _metrics_at(run: TrainingRun, best_step: int) -> dict[str, float]:
     validations = run.history.validations
     chosen = next((row for row in validations if row["step"] == best_step), validations[-1] if validations else {})
     return {key: value for key, value in chosen.items() if key != "step"}
+
+
+def _changes(run: TrainingRun) -> str:
+    return f"without {len(run.state.skipped)} windows, at {run.state.rate_factor:g} of the learning rate, in fp32"
 
 
 def _failure(error: RnnlmError) -> dict[str, Any]:

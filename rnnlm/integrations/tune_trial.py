@@ -37,6 +37,7 @@ class SearchJob:
         tracking_uri: MLflow's; None logs nothing. `artifact_root` as in `Tracking`.
         parent_run_id: the MLflow run that the trials are shown below.
         metric: what is minimised.
+        init: folder with the weights that trials begin with; None: new ones.
     """
 
     experiment: Experiment
@@ -49,6 +50,7 @@ class SearchJob:
     artifact_root: str | None = None
     parent_run_id: str | None = None
     metric: str = names.VALID_PERPLEXITY_LANED
+    init: Store | None = None
 
 
 def variant(experiment: Experiment, settings: spaces.Settings) -> Experiment:
@@ -107,6 +109,7 @@ def _train(job: SearchJob, experiment: Experiment, labels: dict[str, Any], start
         labels["run_id"],
         stop=job.folder,
         labels=labels,
+        init=job.init,
     )
     in_process = not job.placement.num_workers
     callbacks = None if in_process else [TuneReportCallback()]

@@ -1,14 +1,22 @@
 """Architecture and sizes of a model: a closed union on `kind`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rnnlm.config import Config
+
+
+def _rising(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(numbers) != sorted(set(numbers)):
+        raise ValueError("should rise")
+    return numbers
+
 
 CellKind = Literal["elman", "gru", "lstm", "mingru", "minlstm", "qrnn"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
+Cutoffs = Annotated[tuple[Size, ...], AfterValidator(_rising)]
 Layers = Annotated[int, Field(ge=1, le=64)]
 
 
@@ -36,16 +44,19 @@ class LanguageModelConfig(Config):
     """Layers add to what they read, where both are equally wide."""
     layer_norm: bool = False
     """What layers, the output layer included, read is normalized."""
-    softmax_cutoffs: tuple[Size, ...] = ()
+    softmax_cutoffs: Cutoffs = ()
     """Token ids at which clusters of rarer tokens begin: these are predicted in two steps, which is cheaper where the
     vocabulary is large (adaptive softmax). None: one softmax. Ids of word and BPE tokenizers rise as tokens get rarer."""
 
-    @field_validator("softmax_cutoffs")
-    @classmethod
-    def _rise(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
-        if list(cutoffs) != sorted(set(cutoffs)):
-            raise ValueError("has to rise")
-        return cutoffs
+    @property
+    def depth(self) -> int:
+        """Layers in all."""
+        return self.num_layers
+
+    @property
+    def widest(self) -> int:
+        """Units of the widest layers."""
+        return self.hidden_size
 
 
 class Seq2SeqConfig(Config):
@@ -65,8 +76,63 @@ class Seq2SeqConfig(Config):
     """Source and target use one embedding."""
     tie_embeddings: bool = True
     """The output layer shares the target embedding's weights."""
+    input_feeding: bool = False
+    """The decoder reads its last output vector too; training then goes step by step and takes several times as long."""
     dropout: Share = 0.2
     """On embeddings, between layers and before the output."""
 
+    @property
+    def depth(self) -> int:
+        """Layers in all."""
+        return self.encoder_layers + self.decoder_layers
 
-ModelConfig = Annotated[LanguageModelConfig | Seq2SeqConfig, Field(discriminator="kind")]
+    @property
+    def widest(self) -> int:
+        """Units of the widest layers."""
+        return self.hidden_size
+
+
+class TransformerConfig(Config):
+    """A Transformer, to compare recurrent models with: layers normalize what they read, positions are rotary."""
+
+    kind: Literal["transformer"] = "transformer"
+    width: Size = 256
+    """Of embeddings and layers; a multiple of `2 * num_heads`."""
+    num_heads: Layers = 4
+    inner_width: Size = 1_024
+    """Of the feed-forward layers."""
+    num_layers: Layers = 4
+    """Of the decoder; of a language model, all."""
+    encoder_layers: int = Field(0, ge=0, le=64)
+    """0 for a language model; pairs need an encoder."""
+    context_length: int = Field(256, ge=2, le=65_536)
+    """Text: tokens that a token sees, itself included."""
+    copy_source: bool = False
+    """Pairs: the output mixes the vocabulary with the attended source tokens."""
+    share_embeddings: bool = True
+    """Pairs: source and target use one embedding."""
+    tie_embeddings: bool = True
+    """The output layer shares the (target) embedding's weights."""
+    dropout: Share = 0.1
+    """On embeddings, on what layers add and before the output."""
+    softmax_cutoffs: Cutoffs = ()
+    """Text: see `LanguageModelConfig.softmax_cutoffs`."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.width % (2 * self.num_heads):
+            raise ValueError(f"width: should be a multiple of 2 * num_heads (got {self.width} and {self.num_heads})")
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Layers in all."""
+        return self.encoder_layers + self.num_layers
+
+    @property
+    def widest(self) -> int:
+        """Units of the widest layers."""
+        return self.inner_width
+
+
+ModelConfig = Annotated[LanguageModelConfig | Seq2SeqConfig | TransformerConfig, Field(discriminator="kind")]

@@ -98,6 +98,21 @@ def locked_dropout(x_BTX: Tensor, share: float, context: MaskContext | None, sit
     return x_BTX * mask_BX.to(x_BTX.device)[:, None]
 
 
+def dropout(x_BTX: Tensor, share: float, context: MaskContext | None, site: int) -> Tensor:
+    """Drop `share` of the activations, at each time others; nothing without a context. Arguments as `locked_dropout`.
+
+    The mask is a function of (seed, step, site, row, place in the window).
+    """
+    if context is None or not share:
+        return x_BTX
+    length = x_BTX.shape[1]
+    # Rows and places count apart: 2^24 places of a window are more than fit into memory.
+    places_BT = (context.rows[:, None] << 24) + torch.arange(length, device=context.rows.device)
+    places = MaskContext(context.seed, context.step, places_BT.reshape(-1))
+    mask_NX = locked_mask(x_BTX.shape[2], share, places, site, x_BTX.dtype)
+    return x_BTX * mask_NX.view(-1, length, x_BTX.shape[2]).to(x_BTX.device)
+
+
 def type_mask(vocab_size: int, share: float, context: MaskContext, site: int, device: torch.device) -> Tensor:
     """The mask [V] that drops whole word types for a step, the same for all rows (embedding dropout)."""
     everyone = torch.zeros(1, dtype=torch.int64, device=device)

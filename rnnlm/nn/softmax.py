@@ -249,7 +249,7 @@ def _clustered(
     head = _Layer(layer.features, *_head(layer.weight, layer.bias, clusters))
     head_gradient = head.empty_gradient() if gradient else None
     cutoffs = torch.tensor(clusters.cutoffs, device=target_N.device)
-    number_N = torch.bucketize(target_N, cutoffs, right=True)  # 0 in the head, c + 1 in cluster c
+    number_N = torch.bucketize(target_N.contiguous(), cutoffs, right=True)  # 0 in the head, c + 1 in cluster c
     head_target_N = torch.where(number_N == 0, target_N, number_N + (first - 1))
     losses = _pieces(head, head_target_N, real_N, None, smoothing, head_gradient)
     if gradient and head_gradient:

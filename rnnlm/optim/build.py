@@ -1,9 +1,10 @@
-"""From a configuration to an optimizer."""
+"""From a configuration to an optimizer and an average of the weights."""
 
 import torch
 from torch import nn
 
 from rnnlm.optim.config import OptimConfig
+from rnnlm.optim.ema import TriggeredMean, WeightAverage
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -18,8 +19,15 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
+def build_average(model: nn.Module, config: OptimConfig) -> WeightAverage | None:
+    """What follows the weights; None: nothing does."""
+    if config.ema_decay is not None:
+        return WeightAverage(model, config.ema_decay)
+    return None if config.asgd_patience is None else TriggeredMean(model, config.asgd_patience)
+
+
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters with and without weight decay, each in the model's order; a group that would be empty is left out.
+    """Parameters with and without weight decay, each in the model's order; without frozen ones and empty groups.
 
     Only the matrices of layers decay. Biases and gains hold few values, of which zero is not the natural one. An
     embedding row gets a gradient only when its token occurs, but would decay at every update, so rare tokens would
@@ -29,6 +37,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_layer = parameter.ndim >= 2 and id(parameter) not in embeddings and "embedding" not in name
         (decayed if is_layer else kept).append(parameter)
     groups = [(decayed, weight_decay), (kept, 0.0)]

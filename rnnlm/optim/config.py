@@ -1,8 +1,8 @@
 """Optimizer, learning-rate schedule, clipping and weight averaging."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rnnlm.config import Config
 
@@ -26,3 +26,12 @@ class OptimConfig(Config):
     """Gradients are scaled down to this L2 norm; `none` does not clip."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is validated and kept; `none`: no averaging."""
+    asgd_patience: int | None = Field(None, ge=1)
+    """Instead of `ema_decay`, NT-ASGD (Merity et al. 2017): once a validation is no better than the best of those more than
+    so many before it, the mean of all weights from then on is what is validated and kept; `none`: no such mean."""
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Self:
+        if self.ema_decay is not None and self.asgd_patience is not None:
+            raise ValueError("asgd_patience: excludes ema_decay: only one average of the weights is kept")
+        return self

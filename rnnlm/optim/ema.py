@@ -1,6 +1,6 @@
-"""An exponential moving average of the weights."""
+"""Averages of the weights over the steps: exponential, or the plain mean from some step on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -28,9 +28,15 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights as they are now."""
+        torch._foreach_lerp_(list(self._averages.values()), list(self._parameters.values()), 1 - self._next_decay())
+
+    def _next_decay(self) -> float:
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        torch._foreach_lerp_(list(self._averages.values()), list(self._parameters.values()), 1 - decay)
+        return decay
+
+    def saw_validation(self, perplexities: Sequence[float]) -> None:
+        """Told after each validation of all so far; the exponential average does not care."""
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -63,3 +69,33 @@ class WeightAverage:
         for name, average in self._averages.items():
             average.copy_(tensors[name])
         self.num_updates = num_updates
+
+
+class TriggeredMean(WeightAverage):
+    """The mean of all weights since validation stopped getting better, and until then the weights themselves.
+
+    NT-ASGD of Merity et al. (2017), algorithm 1, https://arxiv.org/abs/1708.02182.
+
+    Args:
+        model: its parameters are followed, in place.
+        patience: the algorithm's n. The mean begins after the first validation that is worse than the best of those
+            more than n validations before it.
+    """
+
+    def __init__(self, model: nn.Module, patience: int) -> None:
+        super().__init__(model, decay=1.0)
+        self.patience = patience
+
+    def _next_decay(self) -> float:
+        # `num_updates` counts the weights in the mean; at 0 it has not begun.
+        if not self.num_updates:
+            return 0.0
+        self.num_updates += 1
+        return 1 - 1 / self.num_updates
+
+    def saw_validation(self, perplexities: Sequence[float]) -> None:
+        """Begin the mean, with the weights of now, if these are no longer better."""
+        *_, last = perplexities
+        before = perplexities[: -1 - self.patience]
+        if not self.num_updates and before and last > min(before):
+            self.num_updates = 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rnnlm.batch.config import BatchConfig
 from rnnlm.config import Config, apply_overrides, merge
 from rnnlm.decoding.config import DecodeConfig
-from rnnlm.errors import UsageError
+from rnnlm.errors import DataError, UsageError
 from rnnlm.stages.context import Options, Outcome, Surroundings, check_inputs
 
 if TYPE_CHECKING:
@@ -108,6 +108,28 @@ def prepare(asked: Request, options: Options, where: Surroundings) -> "tuple[Res
     taken = inputs.snapshot(asked.inputs, options.base, settings.generate)
     identity = ModelIdentity(model.digest, model.name, model.version)
     return model, Job(identity, taken.plain(), settings.decode, settings.generate), taken
+
+
+def verify(asked: Request, where: Surroundings) -> Outcome:
+    """Check a finished output against its manifest and the input; writes nothing.
+
+    Raises:
+        DataError: with all that is wrong.
+    """
+    from rnnlm.batch import job as jobs
+    from rnnlm.batch import verify as verification
+    from rnnlm.storage import Store
+
+    _, job, taken = prepare(asked, where.options, where)
+    folder = job.folder(Store(asked.output))
+    problems = verification.verify(folder, job, taken)
+    if problems:
+        raise DataError("\n".join(problems))
+    manifest = jobs.manifest(folder)
+    assert manifest is not None
+    note = f"  {len(job.shard_names):,} parts are as the manifest says, {taken.num_rows:,} rows as the input"
+    figures = {name: value for name, value in _figures(manifest).items() if not name.endswith("per_second")}
+    return Outcome("generate", metrics=figures, artifacts={"output": folder.uri}, notes=[note])
 
 
 def check(asked: Request, where: Surroundings) -> list[str]:

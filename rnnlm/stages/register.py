@@ -1,6 +1,6 @@
 """Package the trained model and register it; the gate decides whether it becomes champion."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from rnnlm.errors import UsageError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rnnlm.evaluation.report import Report
 
 PACKAGE_FOLDER = "package"
+DECISION_FILE = "decision.json"
 
 
 def run(context: Context) -> Outcome:
@@ -35,6 +36,7 @@ def run(context: Context) -> Outcome:
 
     def log_again(record: "Record") -> "Record":
         record.store.delete("run.json")
+        record.store.delete(DECISION_FILE)
         done = work(record.store)
         return replace(record, run_id=done.run_id, outputs={**done.outputs, "metrics": {}, "model_uri": done.model_uri})
 
@@ -77,13 +79,24 @@ def _publish(
     save_package(local, generator)
     if folder.local() is None:
         folder.upload(local, PACKAGE_FOLDER)
-    decision = decide(context, origin, generator)
+    decision = _decided(folder)
+    if decision is None:
+        decision = decide(context, origin, generator)
+        # Once the version is champion it would be compared with itself: what was decided stands, whatever is killed.
+        folder.write_json(DECISION_FILE, asdict(decision))
     model = _register(context, local, run_id, decision, evaluated)
     outputs = {"package_digest": package_digest(local), "alias": alias(decision), "version": model.version}
     outputs["reason"] = decision.reason
     note = f"  {experiment.model_name} version {model.version} is {alias(decision)}: {decision.reason}"
     uri = f"models:/{experiment.model_name}/{model.version}"
     return Work({"package": PACKAGE_FOLDER}, outputs, run_id, model_uri=uri, notes=[note])
+
+
+def _decided(folder: Store) -> "Decision | None":
+    """What was decided before this stage was killed."""
+    from rnnlm.evaluation.gate import Decision
+
+    return Decision(**folder.read_json(DECISION_FILE)) if folder.exists(DECISION_FILE) else None
 
 
 def alias(decision: "Decision") -> str:

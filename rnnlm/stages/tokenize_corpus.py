@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from rnnlm.stages import initial as initials
 from rnnlm.stages.context import Context, Outcome, Work
 from rnnlm.storage import Store
 
@@ -14,6 +15,9 @@ def run(context: Context) -> Outcome:
 
     experiment = context.experiment
     corpus = context.newest("ingest")
+    initial = initials.find(context)
+    given = None if initial is None else initial.tokenizer()
+    inputs = {"corpus": corpus.digest} | ({} if given is None else {"tokenizer": given.digest})
 
     def distribute(*arguments: Any) -> Iterator[Any]:
         from rnnlm.integrations.ray_tokenize import tokenize_with_ray
@@ -29,12 +33,13 @@ def run(context: Context) -> Outcome:
                 data=experiment.data,
                 tokenizer=experiment.tokenizer,
                 seed=experiment.seed,
+                given=given,
                 progress=progress,
                 distribute=distribute,
             )
         return Work({"tokens": TOKENS_FOLDER}, {"manifest": manifest}, notes=describe(manifest))
 
-    return context.run_stage("tokenize_corpus", experiment.settings("tokenize_corpus"), {"corpus": corpus.digest}, work)
+    return context.run_stage("tokenize_corpus", experiment.settings("tokenize_corpus"), inputs, work)
 
 
 def describe(manifest: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rnnlm.stages import initial as initials
 from rnnlm.stages.context import Context, Outcome, Work
 from rnnlm.storage import Store
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from rnnlm.artifacts import Record
     from rnnlm.console import Progress
     from rnnlm.integrations.ray_train import TrainResult
+    from rnnlm.stages.initial import Initial
 
 CURVES_FILE = "curves.png"
 
@@ -19,38 +21,48 @@ def run(context: Context) -> Outcome:
     """Do the stage."""
     experiment = context.experiment
     tokens = context.newest("tokenize_corpus")
-    inputs = {"tokens": tokens.digest}
+    initial = initials.find(context)
+    inputs = {"tokens": tokens.digest} | ({} if initial is None else {"init": initial.digest})
 
     def work(folder: Store) -> Work:
         placement = context.placement()
         with context.mlflow_run(folder, "train", inputs) as run_id:
-            result = _fit(context, folder, tokens, run_id, placement)
-            metrics = {**result.metrics, **_timing(result)}
+            result = _fit(context, folder, tokens, run_id, placement, initial)
+            metrics = {**result.metrics, **_costs(result)}
             _log(context, folder, run_id, result)
         files = {"checkpoint": result.checkpoint, "history": result.history, "curves": CURVES_FILE}
         outputs = {"steps": result.step, "planned_steps": result.planned_steps, "stop": result.stop}
+        if initial is not None:
+            outputs["init"] = initial.described
+            context.tracking.set_tags(run_id, {"rnnlm.init": f"{initial.package.name}/{initial.package.version}"})
         known = {name: path for name, path in files.items() if path is not None}
-        return Work(known, outputs, run_id, metrics, notes=[describe(result)])
+        return Work(known, outputs, run_id, metrics, notes=[describe(result), *warnings(result)])
 
     return context.run_stage(
         "train", experiment.settings("train"), inputs, work, lambda record: _log_again(context, record)
     )
 
 
-def _fit(context: Context, folder: Store, tokens: "Record", run_id: str, placement: Any) -> "TrainResult":
+def _fit(
+    context: Context, folder: Store, tokens: "Record", run_id: str, placement: Any, initial: "Initial | None"
+) -> "TrainResult":
     from rnnlm.artifacts import TOKENS_FOLDER
     from rnnlm.assemble import tokenizer_of
     from rnnlm.integrations import ray_train
 
     tokens_store = tokens.store.child(TOKENS_FOLDER)
+    tokenizer = tokenizer_of(tokens_store)
+    if initial is not None:
+        initials.take_over(initial, context, folder, tokenizer)
     job = ray_train.TrainJob(
         experiment=context.experiment,
-        vocab_size=tokenizer_of(tokens_store).vocab_size,
+        vocab_size=tokenizer.vocab_size,
         tokens=tokens_store,
         folder=folder,
         placement=placement,
         tracking_uri=context.options.tracking_uri,
         run_id=run_id,
+        init=None if initial is None else folder,
     )
     session = context.ray if placement.num_workers else None
     with context.interrupts.deferred() as stop_requested, context.console.progress("train") as progress:
@@ -69,17 +81,28 @@ def showing(progress: "Progress") -> Any:
     return show
 
 
-def _timing(result: "TrainResult") -> dict[str, float]:
+def _costs(result: "TrainResult") -> dict[str, float]:
     from rnnlm.training import names
 
-    return {names.TOKENS_PER_SECOND: result.tokens_per_second, names.phase_seconds("train"): result.seconds}
+    return {
+        names.TOKENS_PER_SECOND: result.tokens_per_second,
+        names.phase_seconds("train"): result.seconds,
+        names.PEAK_MEMORY: result.peak_mb,
+        names.NUM_PARAMETERS: result.parameters.get("total", 0),
+        names.NUM_LAYER_PARAMETERS: result.parameters.get("without_embeddings", 0),
+    }
 
 
 def _log(context: Context, folder: Store, run_id: str, result: "TrainResult") -> None:
     """What the run shows besides its curves: totals, the history, a picture."""
     tracking = context.tracking
-    tracking.log_metrics(run_id, _timing(result), step=result.step)
-    tracking.set_tags(run_id, {"rnnlm.stop": result.stop, "rnnlm.best_step": str(result.best_step)})
+    tracking.log_metrics(run_id, _costs(result), step=result.step)
+    tags = {"rnnlm.stop": result.stop, "rnnlm.best_step": str(result.best_step)}
+    if result.notes:
+        tags["rnnlm.exact_resume"] = "false"
+    if result.divergences:
+        tags["rnnlm.divergences"] = "; ".join(result.divergences)
+    tracking.set_tags(run_id, tags)
     tracking.log_json(run_id, context.experiment.model_dump(mode="json", by_alias=True), "experiment.json")
     if result.history is not None:
         _log_history(context, folder, run_id, result.history)
@@ -117,3 +140,9 @@ def describe(result: "TrainResult") -> str:
         f"  {result.step:,} of {result.planned_steps:,} steps in {result.seconds:,.0f} s, "
         f"{result.tokens_per_second:,.0f} tokens/s, best at step {result.best_step:,}, ended: {result.stop}"
     )
+
+
+def warnings(result: "TrainResult") -> list[str]:
+    """What people should know of how it got there."""
+    lines = [f"  not exactly as without the stop: {note}" for note in result.notes]
+    return [*lines, *(f"  diverged and went back: {divergence}" for divergence in result.divergences)]

@@ -8,11 +8,13 @@ from rnnlm import experiment as experiments
 from rnnlm.artifacts import Record
 from rnnlm.errors import RnnlmError, UsageError
 from rnnlm.experiment import Experiment
+from rnnlm.stages import initial as initials
 from rnnlm.stages.context import Context, Outcome, Work
 from rnnlm.storage import Store
 
 if TYPE_CHECKING:
     from rnnlm.integrations.ray_tune import SearchResult
+    from rnnlm.stages.initial import Initial
 
 BEST_FILE = "best.toml"
 TRIALS_FILE = "trials.parquet"
@@ -24,11 +26,12 @@ def run(context: Context) -> Outcome:
     if not experiment.tune.trials:
         raise UsageError("tune.trials: is 0, so there is nothing to search; set it and tune.space")
     tokens = context.newest("tokenize_corpus")
-    inputs = {"tokens": tokens.digest}
+    initial = initials.find(context)
+    inputs = {"tokens": tokens.digest} | ({} if initial is None else {"init": initial.digest})
 
     def work(folder: Store) -> Work:
         with context.mlflow_run(folder, "tune", inputs) as run_id:
-            result = _search(context, folder, tokens, run_id)
+            result = _search(context, folder, tokens, run_id, initial)
             if result.best is None:
                 raise RnnlmError("no trial got as far as a validation; see the log for why")
             _write(context, folder, run_id, result)
@@ -51,7 +54,7 @@ def _text(value: Any) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _search(context: Context, folder: Store, tokens: Record, run_id: str) -> "SearchResult":
+def _search(context: Context, folder: Store, tokens: Record, run_id: str, initial: "Initial | None") -> "SearchResult":
     from rnnlm.artifacts import TOKENS_FOLDER
     from rnnlm.assemble import tokenizer_of
     from rnnlm.integrations import ray_tune
@@ -60,13 +63,16 @@ def _search(context: Context, folder: Store, tokens: Record, run_id: str) -> "Se
 
     experiment = context.experiment
     tokens_store = tokens.store.child(TOKENS_FOLDER)
+    tokenizer = tokenizer_of(tokens_store)
+    if initial is not None:
+        initials.take_over(initial, context, folder, tokenizer)
     options = context.options
     placement, concurrency = context.ray.trial_placement(
         experiment.tune.concurrency, options.workers, options.cpus_per_worker, options.gpus_per_worker
     )
     job = SearchJob(
         experiment=experiment,
-        vocab_size=tokenizer_of(tokens_store).vocab_size,
+        vocab_size=tokenizer.vocab_size,
         tokens=tokens_store,
         folder=folder,
         placement=placement,
@@ -75,6 +81,7 @@ def _search(context: Context, folder: Store, tokens: Record, run_id: str) -> "Se
         artifact_root=context.artifact_root,
         parent_run_id=run_id,
         metric=names.VALID_PERPLEXITY_LANED if experiment.is_text else names.VALID_PERPLEXITY,
+        init=None if initial is None else folder,
     )
     with (
         context.interrupts.deferred() as stop_requested,

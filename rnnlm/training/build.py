@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
@@ -12,9 +13,9 @@ from rnnlm.models.build import build_model
 from rnnlm.models.config import ModelConfig
 from rnnlm.models.language_model import LanguageModel
 from rnnlm.models.seq2seq import Seq2Seq
-from rnnlm.optim.build import build_optimizer
+from rnnlm.optim.build import build_average, build_optimizer
 from rnnlm.optim.config import OptimConfig
-from rnnlm.optim.ema import WeightAverage
+from rnnlm.training import guard
 from rnnlm.training.arithmetic import Arithmetic, resolve
 from rnnlm.training.budget import Plan
 from rnnlm.training.collective import Alone, Collective
@@ -71,7 +72,7 @@ def build_run(
     return TrainingRun(
         task=task,
         optimizer=build_optimizer(model, optim),
-        average=None if optim.ema_decay is None else WeightAverage(model, optim.ema_decay),
+        average=build_average(model, optim),
         collective=collective,
         arithmetic=arithmetic,
         train=train,
@@ -79,6 +80,7 @@ def build_run(
         seed=seed,
         state=first_state(train, task.steps_per_epoch()),
         history=History(),
+        check=partial(guard.check, settings=train.guard),
     )
 
 
@@ -98,6 +100,7 @@ def build_task(
         label_smoothing=train.label_smoothing,
         activation_reg=train.activation_reg,
         temporal_activation_reg=train.temporal_activation_reg,
+        coverage_reg=train.coverage_reg,
         micro_batch_tokens=train.micro_batch_tokens,
         arithmetic=arithmetic,
     )
@@ -116,11 +119,12 @@ def _language_model_task(
     settings: TaskSettings,
     collective: Collective,
 ) -> LanguageModelTask:
-    def batches(tokens: Ragged, lanes: int, seed: int) -> LmBatches:
+    def batches(tokens: Ragged, lanes: int, seed: int, variation: float) -> LmBatches:
         return LmBatches(
             tokens,
             lanes=lanes,
             bptt_length=train.bptt_length,
+            bptt_variation=variation,
             seed=seed,
             rank=collective.rank,
             world_size=collective.world_size,
@@ -131,8 +135,8 @@ def _language_model_task(
     has_valid = valid is not None and valid.num_tokens > 1
     return LanguageModelTask(
         model,
-        batches(train_tokens["text"], train.lanes, settings.seed),
-        batches(valid, valid_lanes(valid.num_tokens, train.bptt_length), 0) if valid and has_valid else None,
+        batches(train_tokens["text"], train.lanes, settings.seed, train.bptt_variation),
+        batches(valid, valid_lanes(valid.num_tokens, train.bptt_length), 0, 0.0) if valid and has_valid else None,
         settings,
         num_lanes=train.lanes,
         num_valid_tokens=valid.num_tokens if valid and has_valid else 0,

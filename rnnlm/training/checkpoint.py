@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from rnnlm import faults
 from rnnlm.errors import RnnlmError
 from rnnlm.storage import sha256_file
 from rnnlm.training.state import TrainingRun, TrainingState
@@ -205,6 +206,7 @@ def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], described: M
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in folder.glob("*.safetensors"):
         path.unlink()
+    faults.point("checkpoint.files")
     for name, tensors in files.items():
         safetensors.torch.save_file(dict(tensors), folder / f"{name}.safetensors")
     (folder / "state.json").write_text(json.dumps(described, indent=1), "utf-8")
@@ -220,7 +222,9 @@ def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], described: M
     temporary = folder / f"{MANIFEST}.tmp"
     temporary.write_text(json.dumps(manifest, indent=1), "utf-8")
     _flush(temporary)
+    faults.point("checkpoint.commit")
     temporary.replace(folder / MANIFEST)
+    faults.point("checkpoint.committed")
 
 
 def _flush(path: Path) -> None:

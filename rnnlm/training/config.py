@@ -1,10 +1,22 @@
 """How long a training runs, over which batches, and what it keeps."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rnnlm.config import Config
+
+
+class GuardConfig(Config):
+    """What counts as divergence, and how often a training goes on after it, see `rnnlm.training.guard`."""
+
+    max_divergences: int = Field(3, ge=0)
+    """Times that a training goes back to its last checkpoint, leaves out the window, and goes on with half the learning rate
+    and in fp32; 0: the first divergence ends it."""
+    loss_spike: float | None = Field(3.0, gt=0)
+    """Nats a token above the mean of the last 100 steps; `none`: only a loss that is not finite counts."""
+    grad_spike: float | None = Field(1_000.0, gt=1)
+    """Gradient norm as a multiple of the median of the last 100 steps; `none`: only one that is not finite counts."""
 
 
 class TrainConfig(Config):
@@ -21,6 +33,8 @@ class TrainConfig(Config):
     """Text: parallel streams of truncated backpropagation through time, over all workers."""
     bptt_length: int = Field(70, ge=1)
     """Text: tokens of a window."""
+    bptt_variation: float = Field(0.0, ge=0, lt=1)
+    """Text: most by which a training window is longer or shorter, as a share of `bptt_length`."""
     batch_tokens: int = Field(4_096, ge=1)
     """Pairs: source and target positions of one global batch, padding included."""
     micro_batch_tokens: int | None = Field(None, ge=1)
@@ -30,14 +44,34 @@ class TrainConfig(Config):
     """Text: what the output layer sees costs this much times its mean square."""
     temporal_activation_reg: float = Field(0.0, ge=0)
     """Text: so does its change from step to step."""
+    coverage_reg: float = Field(0.0, ge=0)
+    """Pairs: attention that returns to where it was costs this much times what returns (See et al. 2017)."""
     validate_every: int | None = Field(None, ge=1)
     """Steps between validations; `none`: once an epoch, and at least ten times in a training."""
     patience: int | None = Field(None, ge=1)
     """Validations without a better result after which training stops; `none`: never."""
+    guard: GuardConfig = GuardConfig()
+    """Divergence."""
     checkpoint_every_s: float = Field(60.0, gt=0)
     """Seconds between checkpoints, besides those at validations and at the end."""
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints that are kept; the best is always kept too."""
+
+
+class InitConfig(Config):
+    """The weights that a training begins with."""
+
+    from_: str | None = Field(None, alias="from")
+    """A model whose weights and vocabulary are taken over: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or the folder of a
+    package; `none`: new ones."""
+    freeze: tuple[Literal["embedding", "encoder", "decoder", "output"], ...] = ()
+    """Parts that keep these weights; a language model's layers are its decoder. A tied output layer is embedding."""
+
+    @model_validator(mode="after")
+    def _something_to_keep(self) -> Self:
+        if self.freeze and self.from_ is None:
+            raise ValueError("freeze: new weights cannot be frozen; init.from names a model")
+        return self
 
 
 class ComputeConfig(Config):

@@ -1,13 +1,12 @@
 """The full series of a training: a row for every step, kept in its checkpoints."""
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rnnlm.errors import RnnlmError
 from rnnlm.training.collective import Collective
 
 
@@ -60,6 +59,9 @@ class History:
         self.validations = list(validations)
 
 
+Check = Callable[[StepRow, History], None]
+
+
 class Measured(NamedTuple):
     """A step of which this worker's values may still be on its way through a GPU."""
 
@@ -79,10 +81,12 @@ class Measurements:
     Args:
         collective: the workers, whose nats are summed.
         history: where the rows go.
+        check: looks at each row, with the history before it, and raises where it shows a divergence.
     """
 
-    def __init__(self, collective: Collective, history: History) -> None:
+    def __init__(self, collective: Collective, history: History, check: Check = lambda *_: None) -> None:
         self.history = history
+        self._check = check
         self._collective = collective
         self._pending: list[Measured] = []
 
@@ -109,15 +113,12 @@ class Measurements:
             global_nats: for each of them the sum of `local_nats` over the workers.
 
         Raises:
-            RnnlmError: a loss or a gradient is not finite.
+            RnnlmError: what `check` raises.
         """
         norms = torch.stack([row.grad_norm for row in self._pending]).tolist()
         for row, nats, norm in zip(self._pending, global_nats, norms, strict=True):
             loss = nats / max(row.tokens, 1)
-            if not (abs(loss) < float("inf") and abs(norm) < float("inf")):
-                raise RnnlmError(
-                    f"training diverged at step {row.step}: loss {loss:.4g}, gradient norm {norm:.4g}; "
-                    f"lower optim.lr (now {row.learning_rate:.3g}) or optim.clip_grad_norm"
-                )
-            self.history.append(StepRow(row.step, loss, row.learning_rate, norm, row.tokens, row.seconds))
+            complete = StepRow(row.step, loss, row.learning_rate, norm, row.tokens, row.seconds)
+            self._check(complete, self.history)
+            self.history.append(complete)
         self._pending.clear()

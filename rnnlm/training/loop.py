@@ -195,6 +195,8 @@ class _Loop:
         if state.stop is None and run.train.patience is not None and state.not_better >= run.train.patience:
             state.stop = "patience"
         run.history.validations.append({"step": state.step, run.task.metric: perplexity})
+        if run.average:
+            run.average.saw_validation([each[run.task.metric] for each in run.history.validations])
         return {run.task.metric: perplexity}, is_best
 
     def _points(self, validation: dict[str, float] | None) -> tuple[Point, ...]:

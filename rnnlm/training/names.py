@@ -18,6 +18,10 @@ GRAD_NORM = "optim/grad_norm"
 """L2 norm of the gradient of the mean loss, before clipping."""
 TOKENS_PER_SECOND = "throughput/tokens_per_second"
 """Real target tokens of all workers by the wall time of the steps; validation and checkpoints apart."""
+PEAK_MEMORY = "memory/workers_peak_mb"
+"""Most memory of all training processes together, in 10^6 bytes: the sum of each one's largest resident set."""
+NUM_PARAMETERS = "model/parameters"
+NUM_LAYER_PARAMETERS = "model/parameters_without_embeddings"
 PADDING_SHARE = "data/padding_share"
 
 

@@ -14,7 +14,7 @@ from rnnlm.training.arithmetic import Arithmetic
 from rnnlm.training.budget import Plan
 from rnnlm.training.collective import Collective
 from rnnlm.training.config import TrainConfig
-from rnnlm.training.history import History, Measurements
+from rnnlm.training.history import Check, History, Measurements
 from rnnlm.training.tasks import Task
 from rnnlm.training.tracking import Point
 
@@ -54,6 +54,22 @@ class TrainingState:
     fitted_at_s: float | None = None
     """`elapsed_s` when the plan was last fitted to a wall time."""
     stop: StopReason | None = None
+    skipped: list[int] = field(default_factory=list)
+    """Windows of data that are left out, rising; counted like steps from 0."""
+    divergences: list[str] = field(default_factory=list)
+    """What happened, each of which halved the learning rate."""
+
+    def window(self, step: int) -> int:
+        """The window of data that a step reads, both counted from 0."""
+        for left_out in self.skipped:
+            if left_out <= step:
+                step += 1
+        return step
+
+    @property
+    def rate_factor(self) -> float:
+        """What the schedule's learning rate is multiplied by."""
+        return float(0.5 ** len(self.divergences))
 
     @property
     def planned_steps(self) -> int:
@@ -119,10 +135,12 @@ class TrainingRun:
     seed: int
     state: TrainingState
     history: History
+    check: Check = lambda *_: None
+    """Looks at each step's row for divergence."""
     measurements: Measurements = field(init=False)
 
     def __post_init__(self) -> None:
-        self.measurements = Measurements(self.collective, self.history)
+        self.measurements = Measurements(self.collective, self.history, self.check)
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The model's parameters; a shared one has one name."""

@@ -29,13 +29,13 @@ def take_step(run: TrainingRun) -> Update:
     """
     run.optimizer.zero_grad(set_to_none=True)
     nats, tokens = _backward(run)
-    parameters = list(run.task.model.parameters())
+    parameters = [parameter for parameter in run.task.model.parameters() if parameter.requires_grad]
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     run.collective.sum_gradients(parameters)
     grad_norm = _clip(parameters, run.optim.clip_grad_norm)
-    rate = learning_rate(run.state.plan.progress(run.state.step + 1), 1.0, run.optim)
+    rate = learning_rate(run.state.plan.progress(run.state.step + 1), 1.0, run.optim) * run.state.rate_factor
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.step()
@@ -46,7 +46,7 @@ def take_step(run: TrainingRun) -> Update:
 
 def _backward(run: TrainingRun) -> tuple[Tensor, int]:
     """This worker's gradient, in place; its nats, and the targets of all workers."""
-    losses, tokens = run.task.pieces(run.state.step)
+    losses, tokens = run.task.pieces(run.state.window(run.state.step))
     nats = []
     for loss in losses:
         torch.autograd.backward(loss.objective / tokens)

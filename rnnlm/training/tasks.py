@@ -55,6 +55,8 @@ class TaskSettings:
     """Cost of a language model's activations."""
     temporal_activation_reg: float
     """Cost of their change."""
+    coverage_reg: float
+    """Cost of attention that returns to where it was."""
     micro_batch_tokens: int | None
     """Most positions of a piece; None: no limit."""
     arithmetic: Arithmetic
@@ -262,7 +264,10 @@ class Seq2SeqTask:
             masks = MaskContext(self._settings.seed, batch.step, self._arithmetic.tensor(batch.rows[rows]))
             with self._arithmetic.context():
                 objective, nats = self.model.loss(
-                    *self._tensors(batch, rows), masks=masks, label_smoothing=self._settings.label_smoothing
+                    *self._tensors(batch, rows),
+                    masks=masks,
+                    label_smoothing=self._settings.label_smoothing,
+                    coverage_reg=self._settings.coverage_reg,
                 )
             yield Loss(objective, nats)
 

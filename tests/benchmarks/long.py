@@ -16,12 +16,33 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results.jsonl"
 MULTI30K = {"train": "train", "valid": "val", "test": "test_2016_flickr"}
-FILES = {
-    "ptb_lstm": {f"data.{split}": f"ptb/ptb.{split}.txt" for split in ("train", "valid", "test")},
-    "samsum": {f"data.{split}": f"samsum/{split}.jsonl" for split in ("train", "valid", "test")},
-    "multi30k_de_en": {
+SPLITS = ("train", "valid", "test")
+
+
+def _multi30k(source: str, target: str) -> dict[str, str]:
+    return {
         f"data.{split}.{side}": f"multi30k/tok/{name}.lc.norm.tok.{language}"
         for split, name in MULTI30K.items()
+        for side, language in (("source", source), ("target", target))
+    }
+
+
+PTB = {f"data.{split}": f"ptb/ptb.{split}.txt" for split in SPLITS}
+SHAKESPEARE = {"data.train": "tinyshakespeare/train.txt", "data.test": "tinyshakespeare/valid.txt"}
+FILES = {
+    "ptb_lstm": PTB,
+    "ptb_elman": PTB,
+    "ptb_lstm_large": PTB,
+    "ptb_awd_lstm": PTB,
+    "tinyshakespeare_lstm": SHAKESPEARE,
+    "tinyshakespeare_transformer": SHAKESPEARE,
+    "samsum": {f"data.{split}": f"samsum/{split}.jsonl" for split in SPLITS},
+    "multi30k_de_en": _multi30k("de", "en"),
+    "multi30k_de_en_transformer": _multi30k("de", "en"),
+    "multi30k_en_de": _multi30k("en", "de"),
+    "tatoeba_de_en": {
+        f"data.{split}.{side}": f"tatoeba-de-en/{split}.{language}"
+        for split in SPLITS
         for side, language in (("source", "de"), ("target", "en"))
     },
 }

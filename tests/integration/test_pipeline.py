@@ -28,9 +28,11 @@ from rnnlm.integrations import ray_cluster
 from rnnlm.integrations.mlflow_registry import Registry
 from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.integrations.ray_cluster import Session
+from rnnlm.models.build import part_of
 from rnnlm.stages import evaluate, ingest, register, run_all, tokenize_corpus, train
 from rnnlm.storage import Store
 from rnnlm.training import names
+from rnnlm.training.checkpoint import read_weights
 
 pytestmark = pytest.mark.integration
 
@@ -633,3 +635,34 @@ def test_sigterm_ends_with_its_own_code(text: Place, on_two_workers: Reply) -> N
     assert "KILLED" in {run.info.status for run in _of_long_training(text)}
     (checkpoint,) = Path(store.uri).glob("experiments/*/train-*/checkpoints/*/checkpoint.json")
     assert checkpoint.exists()
+
+
+def test_training_goes_on_from_a_registered_model(pairs: Place, first: Reply, tmp_path: Path) -> None:
+    lines = (pairs.folder / "pairs.csv").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "new.csv").write_text("".join([lines[0], *(line.replace("ruft", "singt") for line in lines[1:])]))
+    weekly = tmp_path / "weekly.toml"
+    weekly.write_text(pairs.file.read_text("utf-8").replace(f"{pairs.folder}/pairs.csv", f"{tmp_path}/new.csv"))
+    start = f"init.from=models:/{pairs.name}@champion"
+    short = ["--workers", "0", "tune.trials=0", "train.max_steps=3"]
+
+    for stage in ("ingest", "tokenize_corpus"):
+        assert pairs.run(stage, start, file=weekly).code == 0
+    reply = pairs.run("train", start, 'init.freeze=["embedding", "encoder"]', *short, file=weekly)
+    assert reply.code == 0, reply.lines
+    champion = Registry(Tracking(pairs.tracking_uri)).find(f"models:/{pairs.name}@champion")
+    generator = Registry(Tracking(pairs.tracking_uri)).load(champion)
+    (record,) = records(pairs.store, "weekly", "train")
+    made = read_weights(record.store.fetch(record.files["checkpoint"]))
+    kept = {name for name, tensor in generator.model.state_dict().items() if torch.equal(tensor, made[name])}
+    assert kept == {name for name in made if part_of(name) in ("embedding", "encoder")}
+    assert record.outputs["init"]["version"] == champion.version
+    (run,) = [each for each in pairs.runs(stage="train") if each.info.run_id == record.run_id]
+    assert run.data.tags["rnnlm.init"] == f"{pairs.name}/{champion.version}"
+
+    other = pairs.run("train", start, *short, "model.hidden_size=16", file=weekly)
+    assert other.code == 2
+    assert "is another model than [model] describes" in other.json["error"]
+    assert pairs.run("tokenize_corpus", file=weekly).code == 0
+    other = pairs.run("train", start, *short, "seed=1", file=weekly)
+    assert other.code == 2, other.lines
+    assert pairs.run("train", "init.from=models:/nobody@champion", *short, file=weekly).code == 2

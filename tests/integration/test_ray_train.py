@@ -14,6 +14,7 @@ from rnnlm.integrations.ray_cluster import Placement, Session
 from rnnlm.integrations.ray_train import STOP_GRACE_S, TrainJob, TrainResult, train
 from rnnlm.storage import Store
 from rnnlm.training import names
+from rnnlm.training.checkpoint import read_history, read_state
 
 pytestmark = pytest.mark.integration
 
@@ -106,8 +107,25 @@ def test_divergence_ends_the_training_with_its_message(corpus: Any, tmp_path: Pa
     model = {"kind": "language_model", "cell": "elman", "embedding_size": 8, "hidden_size": 8, "num_layers": 1}
     experiment = corpus.experiment(optim=optim, model=model, train={"max_steps": 2000})
 
-    with pytest.raises(RnnlmError, match="diverged at step"):
+    with pytest.raises(RnnlmError, match="diverged 4 times"):
         train(job_of(corpus, tmp_path, experiment))
+
+
+def test_a_spike_takes_training_back_to_its_checkpoint(corpus: Any, tmp_path: Path) -> None:
+    # After a hundred quiet steps any change of the loss counts as a spike, until the patience with them is at its end.
+    guard = {"loss_spike": 0.02, "max_divergences": 50}
+    experiment = corpus.experiment(train={"max_steps": 160, "validate_every": 20, "guard": guard})
+
+    result = train(job_of(corpus, tmp_path, experiment))
+
+    assert result.divergences
+    assert result.step == 160
+    state = read_state(tmp_path / result.last_checkpoint)["state"]
+    assert state["divergences"] == list(result.divergences)
+    assert len(state["skipped"]) == len(state["divergences"])
+    history = read_history(tmp_path / result.last_checkpoint)
+    assert history["step"] == list(range(1, 161))
+    assert history["learning_rate"][-1] < 0.6 * history["learning_rate"][99]
 
 
 def test_too_little_data_is_the_datas_fault(corpus: Any, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ def test_all_mistakes_come_at_once_with_path_value_and_what_is_allowed() -> None
     found = problems(TEXT, "optim.lr=-1", "optim.lrr=3", "model.cell=gru9", "train.lanes=many", "modle.x=1")
     assert 'optim.lr: should be greater than 0 (got "-1")' in found
     assert "optim.lrr: unknown key; did you mean 'lr'?" in found
-    assert "model.cell: should be 'elman' or 'lstm' (got \"gru9\")" in found
+    cells = "'elman', 'gru', 'lstm', 'mingru', 'minlstm' or 'qrnn'"
+    assert f'model.cell: should be {cells} (got "gru9")' in found
     assert any(line.startswith("train.lanes: should be a valid integer") for line in found)
     assert "modle: unknown key; did you mean 'model'?" in found
     assert len(found) == 5
@@ -57,6 +58,21 @@ def test_missing_and_cross_field_mistakes() -> None:
     )
     pairs = {"name": "x", "task": "translate", "data": {"train": "a.tsv"}}
     assert "copying needs attention" in problems(pairs, "model.attention=none")[0]
+    assert "softmax_cutoffs" in problems(TEXT, "model.softmax_cutoffs=[5, 3]")[0]
+    assert "ema_decay" in problems(TEXT, "optim.ema_decay=0.9", "optim.asgd_patience=3")[0]
+    assert "new weights cannot be frozen" in problems(TEXT, 'init.freeze=["output"]')[0]
+    assert "no encoder" in problems(TEXT, "init.from=models:/x/1", 'init.freeze=["encoder"]')[0]
+
+
+def test_a_transformer_takes_the_place_of_either_kind_of_model() -> None:
+    text = experiment.build(TEXT, ["model.kind=transformer", "model.width=64"])
+    assert (text.model.kind, text.model.depth) == ("transformer", 4)
+    pairs = {"name": "x", "task": "translate", "data": {"train": "a.tsv"}}
+    built = experiment.build({**pairs, "model": {"kind": "transformer", "num_layers": 2}})
+    assert (built.model.depth, built.model.copy_source) == (6, True)  # type: ignore[union-attr]
+    assert "model.encoder_layers" in problems(TEXT, "model.kind=transformer", "model.encoder_layers=2")[0]
+    assert "model.encoder_layers" in problems(pairs, "model.kind=transformer", "model.encoder_layers=0")[0]
+    assert "multiple of" in problems(TEXT, "model.kind=transformer", "model.width=30")[0]
 
 
 def test_a_value_is_read_by_the_declared_type() -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 import types
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,52 @@ def test_long_texts_are_cut_in_the_sample() -> None:
     assert generate._cut("a\nb") == "a ⏎ b"
     assert generate._cut(None) == ""
     assert generate._cut("x" * 200) == "x" * 109 + "…"
+
+
+def test_verify_compares_an_output_with_manifest_and_input(
+    desk: Path, main: Main, capfd: pytest.CaptureFixture[str], last_line: Callable[[], Any]
+) -> None:
+    settings = ["generate.shard_rows=2", "--json"]
+    assert main("--verify", *settings) == 3
+    assert "has no manifest.json, so the job has not finished" in last_line()["error"]
+    assert main(*settings) == 0
+    assert main("--verify", *settings) == 0
+    assert "2 parts are as the manifest says, 4 rows as the input" in capfd.readouterr().out
+    (folder,) = (desk / "out").iterdir()
+
+    first, second = sorted(folder.glob("*.parquet"))
+    whole = first.read_bytes()
+    first.write_bytes(whole + b"x")
+    second.unlink()
+    assert main("--verify", *settings) == 3
+    error = last_line()["error"]
+    assert "part-00000.parquet: is not what was written" in error
+    assert "part-00001.parquet: is missing" in error
+
+
+def test_verify_finds_rows_that_are_not_the_inputs(desk: Path, main: Main, last_line: Callable[[], Any]) -> None:
+    settings = ["generate.shard_rows=2", "--json"]
+    assert main(*settings) == 0
+    (folder,) = (desk / "out").iterdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    first, second = sorted(folder.glob("*.parquet"))
+    whole = second.read_bytes()
+
+    def claim(key: str, *paths: Path) -> None:
+        """A manifest that fits files, whatever is in them."""
+        parts = [{"file": path.name, "rows": 2, "sha256": sha256(path.read_bytes()).hexdigest()} for path in paths]
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "key": key, "parts": parts}))
+
+    second.write_bytes(first.read_bytes())
+    claim(manifest["key"], first, second)
+    assert main("--verify", *settings) == 3
+    assert last_line()["error"] == "part-00001.parquet, row 0: is in.txt:1, the input has in.txt:3 there"
+
+    second.write_bytes(whole)
+    pq.write_table(pq.read_table(second).slice(0, 1), second)
+    claim("other", second)
+    assert main("--verify", *settings) == 3
+    error = last_line()["error"]
+    assert "manifest.json: key is 'other'" in error
+    assert "part-00000.parquet: is not in the manifest" in error
+    assert "part-00001.parquet: has 1 rows, the input 2" in error

@@ -19,7 +19,7 @@ from rnnlm.errors import RnnlmError, UsageError
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupts
 from rnnlm.package import load_package
-from rnnlm.stages import evaluate, ingest, register, run_all, tokenize_corpus, train, tune
+from rnnlm.stages import compare, evaluate, ingest, register, run_all, tokenize_corpus, train, tune
 from rnnlm.stages.context import Context, Options
 from rnnlm.training.build import build_run, seeded_model
 from rnnlm.training.checkpoint import save_checkpoint
@@ -73,7 +73,8 @@ def fit(job: Any, session: Any, *, on_progress: Any, stop_requested: Callable[[]
     return types.SimpleNamespace(
         checkpoint=name, history="history.parquet", metrics={"valid/perplexity": 9.0}, step=run.state.step,
         planned_steps=run.state.planned_steps, best_step=run.state.best_step or 0, seconds=1.0, tokens_per_second=50.0,
-        stop=run.state.stop, startup_s=0.25,
+        stop=run.state.stop, startup_s=0.25, peak_mb=100.0, parameters={"total": 10, "without_embeddings": 5},
+        notes=(), divergences=(),
     )  # fmt: skip
 
 
@@ -174,6 +175,28 @@ def test_the_chain_of_pairs(make: Make, desk: Path, memory_tracking: Any, capsys
     assert (again.metrics, again.model_uri, again.run_id) == (outcome.metrics, "models:/pairs/1", "run0")
     assert len(memory_tracking.runs) == 4
     assert len(Registry.versions) == 1
+
+
+def test_experiments_side_by_side(make: Make, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = 'kind = "transformer"\nwidth = 8\nnum_heads = 2\ninner_width = 8\n'
+    (desk / "other.toml").write_text(PAIRS.replace("embedding_size = 8\nhidden_size = 8\n", sizes))
+    context = make("pairs.toml", "model.cell=elman")
+    chosen = [context.experiment, make("other.toml").experiment]
+    outcome = compare.run(context, chosen)
+    assert outcome.metrics.keys() == {"pairs/test/bleu", "other/test/bleu"}
+    assert Path(outcome.artifacts["picture"]).read_bytes().startswith(b"\x89PNG")
+    rows = json.loads(Path(outcome.artifacts["table"]).read_text())
+    assert [(row["experiment"], row["model/parameters"], row["memory/workers_peak_mb"]) for row in rows] == [
+        ("pairs", 10, 100.0), ("other", 10, 100.0),
+    ]  # fmt: skip
+    assert "without emb." in capsys.readouterr().out
+    again = compare.run(make("pairs.toml", "model.cell=elman"), chosen)
+    assert again.skipped
+    assert again.artifacts == outcome.artifacts
+    with pytest.raises(UsageError, match="names of their own"):
+        compare.run(context, [chosen[0], chosen[0]])
+    with pytest.raises(UsageError, match="different tasks"):
+        compare.run(context, [chosen[0], make("small.toml").experiment])
 
 
 def test_another_mlflow_gets_everything_again(make: Make, memory_tracking: Any) -> None:

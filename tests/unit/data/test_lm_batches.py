@@ -16,6 +16,7 @@ CASES = st.fixed_dictionaries(
         "seed": st.integers(0, 3),
         "epoch": st.integers(0, 3),
         "world_size": st.integers(1, 4),
+        "bptt_variation": st.sampled_from([0.0, 0.5, 0.9]),
     }
 )
 
@@ -31,6 +32,7 @@ def epoch_batches(tokens, case, rank=0, world_size=1):
         tokens,
         lanes=case["lanes"],
         bptt_length=case["bptt_length"],
+        bptt_variation=case.get("bptt_variation", 0.0),
         seed=case["seed"],
         rank=rank,
         world_size=world_size,
@@ -184,3 +186,14 @@ def test_streams_score_each_document_from_its_start(lengths, bptt_length, max_ro
     for row in range(len(tokens)):
         assert targets[row] == tokens[row].tolist()
         assert inputs[row] == [EOS_ID, *targets[row]][: len(targets[row])]
+
+
+def test_window_lengths_vary_around_the_wanted_one_and_from_epoch_to_epoch():
+    tokens = documents([999] * 4)
+    batches = LmBatches(tokens, lanes=4, bptt_length=20, bptt_variation=0.5, seed=1)
+    steps = batches.steps_per_epoch()
+    lengths = [[batches.batch(epoch * steps + step).target_BT.shape[1] for step in range(steps)] for epoch in (0, 1)]
+    assert [sum(each) for each in lengths] == [1000, 1000]
+    assert lengths[0] != lengths[1]
+    assert all(10 <= length <= 30 for each in lengths for length in each[1:-1])
+    assert len(set(lengths[0])) > 8

@@ -4,7 +4,7 @@ import pytest
 
 from rnnlm.data.ragged import Ragged
 from rnnlm.errors import DataError
-from rnnlm.evaluation.config import EvaluateConfig
+from rnnlm.evaluation.config import CacheConfig, DynamicConfig, EvaluateConfig
 from rnnlm.evaluation.perplexity import score_documents
 from rnnlm.evaluation.run import evaluate_pairs, evaluate_text
 
@@ -41,6 +41,16 @@ def test_text(text_generator, text_rows):
     assert set(report.seconds) == {"perplexity", "baselines", "samples"}
     assert seen[-1] == ("perplexity", tokens.num_tokens, tokens.num_tokens)
     json.dumps(report.plain(), allow_nan=False)
+
+
+def test_adaptive_figures_stand_beside_the_plain_one(text_generator, text_rows):
+    settings = EvaluateConfig(samples=0, cache=CacheConfig(size=20), dynamic=DynamicConfig())
+    report = evaluate_text(text_generator, text_rows, settings=settings)
+    plain = evaluate_text(text_generator, text_rows, settings=EvaluateConfig(samples=0))
+    assert report.figures.keys() - plain.figures.keys() == {"perplexity_with_cache", "perplexity_dynamic"}
+    assert report.figures["perplexity"] == plain.figures["perplexity"] != report.figures["perplexity_with_cache"]
+    assert {"cache", "dynamic"} <= set(report.seconds)
+    assert "test/perplexity_dynamic" in report.metrics()
 
 
 def test_text_with_unknown_characters_has_no_bits_per_byte(text_generator, text_rows):

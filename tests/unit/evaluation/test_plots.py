@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from rnnlm.evaluation.baselines import Baseline
-from rnnlm.evaluation.plots import _thinned, attention_png, baselines_png, curves_png, length_bars_png, report_pngs
+from rnnlm.evaluation.plots import (
+    _thinned,
+    attention_png,
+    baselines_png,
+    comparison_png,
+    curves_png,
+    length_bars_png,
+    report_pngs,
+)
 from rnnlm.evaluation.report import LengthBin, Report
 
 BINS = [LengthBin(1, 4, 10, 40.0), LengthBin(5, 9, 12, 30.0)]
@@ -77,3 +85,11 @@ def test_pictures_of_a_report():
     report = Report("translate", "test", 22, 22, {"bleu": 20.0}, baselines=BASELINES, lengths=BINS)
     assert list(report_pngs(report)) == ["baselines.png", "by_length.png"]
     assert report_pngs(Report("text", "test", 1, 1, {"perplexity": 2.0})) == {}
+
+
+def test_a_comparison_of_one_or_many():
+    row = {"experiment": "a_$b", "test/bleu": 30.0, "time/train_s": 9.0}
+    row |= {"model/parameters_without_embeddings": 1e6, "memory/workers_peak_mb": 500.0}
+    width, height = size(comparison_png([row], "test/bleu"))
+    assert size(comparison_png([row | {"experiment": str(number)} for number in range(9)], "test/bleu"))[0] == width
+    assert height > 400

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rnnlm.models.language_model import RECURRENT_SITE, LanguageModel
+from rnnlm.models.recurrent_lm import RECURRENT_SITE, RecurrentLanguageModel
 from rnnlm.models.stack import CELLS
 from rnnlm.nn.dropout import MaskContext, matrix_mask
 from rnnlm.nn.state import State
@@ -11,10 +11,10 @@ from rnnlm.nn.state import State
 DROPOUT = {"embedding_dropout": 0.1, "input_dropout": 0.2, "hidden_dropout": 0.3, "output_dropout": 0.2}
 
 
-def _model(**changes) -> LanguageModel:
+def _model(**changes) -> RecurrentLanguageModel:
     torch.manual_seed(0)
     sizes = {"vocab_size": 20, "cell": "lstm", "embedding_size": 6, "hidden_size": 8, "num_layers": 2}
-    return LanguageModel(**{**sizes, "tie_embeddings": True, **DROPOUT, **changes})
+    return RecurrentLanguageModel(**{**sizes, "tie_embeddings": True, **DROPOUT, **changes})
 
 
 def _window(rows: int = 4, length: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,11 +35,11 @@ VARIANTS = [
 
 
 @pytest.fixture(params=VARIANTS, ids=str)
-def model(request: pytest.FixtureRequest) -> LanguageModel:
+def model(request: pytest.FixtureRequest) -> RecurrentLanguageModel:
     return _model(**request.param)
 
 
-def test_steps_windows_and_token_nats_agree(model: LanguageModel) -> None:
+def test_steps_windows_and_token_nats_agree(model: RecurrentLanguageModel) -> None:
     inputs, targets = _window()
     state = model.init_state(4).map(torch.randn_like)
     _, nats, after = model.loss(inputs, targets, state)

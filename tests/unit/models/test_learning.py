@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from rnnlm.models.language_model import LanguageModel
-from rnnlm.models.seq2seq import Seq2Seq
+from rnnlm.models.recurrent_lm import RecurrentLanguageModel
+from rnnlm.models.recurrent_seq2seq import RecurrentSeq2Seq
 from rnnlm.nn.dropout import MaskContext
 
 
 @pytest.mark.parametrize(("copy_source", "attention"), [(True, "dot"), (False, "dot"), (False, "additive")])
 def test_seq2seq_learns_to_reverse(copy_source: bool, attention: str) -> None:
     torch.manual_seed(0)
-    model = Seq2Seq(
+    model = RecurrentSeq2Seq(
         vocab_size=12,
         cell="lstm",
         embedding_size=32,
@@ -47,7 +47,7 @@ def test_seq2seq_learns_to_reverse(copy_source: bool, attention: str) -> None:
 def test_language_model_carries_state_over_windows(cell: str) -> None:
     """A period of eleven tokens, read in windows of four: what comes next is not in the window."""
     torch.manual_seed(0)
-    model = LanguageModel(
+    model = RecurrentLanguageModel(
         vocab_size=5,
         cell=cell,
         embedding_size=16,

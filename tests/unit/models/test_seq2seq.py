@@ -4,14 +4,15 @@ import math
 import pytest
 import torch
 
-from rnnlm.models.seq2seq import Seq2Seq
+from rnnlm.models.recurrent_seq2seq import RecurrentSeq2Seq
+from rnnlm.models.stack import CELLS
 from rnnlm.nn.dropout import MaskContext
 from rnnlm.nn.state import State
 
 Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _model(**changes) -> Seq2Seq:
+def _model(**changes) -> RecurrentSeq2Seq:
     torch.manual_seed(0)
     settings = {
         "vocab_size": 20,
@@ -26,7 +27,7 @@ def _model(**changes) -> Seq2Seq:
         "tie_embeddings": True,
         "dropout": 0.2,
     }
-    return Seq2Seq(**{**settings, **changes})
+    return RecurrentSeq2Seq(**{**settings, **changes})
 
 
 def _pairs(rows: int = 5, source: int = 6, target: int = 7) -> Pairs:
@@ -56,15 +57,18 @@ VARIANTS = [
     {"attention": "none", "copy_source": False, "tie_embeddings": False, "share_embeddings": False},
     {"attention": "dot", "copy_source": False, "decoder_layers": 1, "encoder_layers": 2},
     {"attention": "additive", "decoder_layers": 3, "hidden_size": 8},
+    {"attention": "dot", "input_feeding": True},
+    {"attention": "none", "copy_source": False, "input_feeding": True, "decoder_layers": 1},
+    *({"cell": cell} for cell in CELLS),
 ]
 
 
 @pytest.fixture(params=VARIANTS, ids=str)
-def model(request: pytest.FixtureRequest) -> Seq2Seq:
+def model(request: pytest.FixtureRequest) -> RecurrentSeq2Seq:
     return _model(**request.param)
 
 
-def test_steps_equal_the_whole_target(model: Seq2Seq) -> None:
+def test_steps_equal_the_whole_target(model: RecurrentSeq2Seq) -> None:
     sources, lengths, inputs, targets = pairs = _pairs()
     by_token = model.token_nats(*pairs)
     _, nats = model.loss(*pairs)
@@ -78,7 +82,7 @@ def test_steps_equal_the_whole_target(model: Seq2Seq) -> None:
         torch.testing.assert_close(by_token[:, t], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_row_alone_equals_row_in_a_batch_with_dropout(model: Seq2Seq) -> None:
+def test_row_alone_equals_row_in_a_batch_with_dropout(model: RecurrentSeq2Seq) -> None:
     model = model.double()
     pairs = _pairs()
     rows = torch.arange(5) + 40
@@ -92,7 +96,7 @@ def test_row_alone_equals_row_in_a_batch_with_dropout(model: Seq2Seq) -> None:
     assert not torch.isclose(together, without)
 
 
-def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole(model: Seq2Seq) -> None:
+def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole(model: RecurrentSeq2Seq) -> None:
     model = model.double()
     pairs = _pairs()
 
@@ -110,7 +114,7 @@ def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole(model: Seq2Seq) ->
     assert all((tensor != 0).any() for tensor in whole)
 
 
-def test_prediction_is_causal(model: Seq2Seq) -> None:
+def test_prediction_is_causal(model: RecurrentSeq2Seq) -> None:
     sources, lengths, inputs, targets = _pairs(1)
     changed = inputs.clone()
     changed[:, 4:] = 2 + (changed[:, 4:] + 5) % 18
@@ -122,7 +126,7 @@ def test_prediction_is_causal(model: Seq2Seq) -> None:
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
-def test_memory_and_state_are_selected_by_rows(model: Seq2Seq) -> None:
+def test_memory_and_state_are_selected_by_rows(model: RecurrentSeq2Seq) -> None:
     sources, lengths, inputs, _ = _pairs()
     memory = model.encode(sources, lengths)
     state = model.init_state(memory)
@@ -133,7 +137,7 @@ def test_memory_and_state_are_selected_by_rows(model: Seq2Seq) -> None:
     assert set(after) == set(state)
 
 
-def test_beams_of_a_source_share_its_memory(model: Seq2Seq) -> None:
+def test_beams_of_a_source_share_its_memory(model: RecurrentSeq2Seq) -> None:
     sources, lengths, _, _ = _pairs()
     memory = model.encode(sources, lengths)
     rows = torch.arange(5).repeat_interleave(3)
@@ -156,7 +160,7 @@ def test_state_and_gradient_are_finite_in_bf16_autocast() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_equals_cpu_and_runs_in_bf16(model: Seq2Seq) -> None:
+def test_gpu_equals_cpu_and_runs_in_bf16(model: RecurrentSeq2Seq) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     pairs, rows = _pairs(), torch.arange(5)
     expected, _ = model.loss(*pairs, masks=MaskContext(0, 3, rows), label_smoothing=0.1)
@@ -200,3 +204,36 @@ def test_tables_are_shared_as_told(share: bool, tie: bool) -> None:
     assert (model.output_weight is model.target_embedding.weight) == tie
     tables = sum(tensor.shape == (20, 6) for tensor in model.state_dict().values())
     assert tables == 1 + (not share) + (not tie)
+
+
+def test_attention_that_returns_costs_what_it_says() -> None:
+    model = _model(dropout=0.0, copy_source=False)
+    sources, lengths, inputs, targets = _pairs()
+    plain, nats = model.loss(sources, lengths, inputs, targets)
+    covered, same = model.loss(sources, lengths, inputs, targets, coverage_reg=2.0)
+    assert same == nats
+    weights = model.decode(inputs, model.encode(sources, lengths), None).weights
+    again = torch.zeros(())
+    for t in range(1, inputs.shape[1]):
+        least = torch.minimum(weights[:, t], weights[:, :t].sum(1)).sum(-1)
+        again = again + (least * (targets[:, t] != 0)).sum()
+    torch.testing.assert_close(covered - plain, 2 * again, rtol=1e-4, atol=1e-4)
+    without = _model(attention="none", copy_source=False)
+    torch.testing.assert_close(
+        without.loss(sources, lengths, inputs, targets, coverage_reg=2.0)[0],
+        without.loss(sources, lengths, inputs, targets)[0],
+    )
+
+
+def test_input_feeding_reads_the_last_output() -> None:
+    model = _model(input_feeding=True, dropout=0.0)
+    sources, lengths, inputs, _ = _pairs()
+    memory = model.encode(sources, lengths)
+    state = model.init_state(memory)
+    assert (state["fed"] == 0).all()
+    decoding, after = model.decode_step(inputs[:, 0], state, memory)
+    torch.testing.assert_close(after["fed"], decoding.features[:, 0])
+    whole = model.decode(inputs, memory, None)
+    torch.testing.assert_close(whole.features[:, :1], decoding.features)
+    unfed = type(after)({**after, "fed": torch.zeros_like(after["fed"])})
+    assert not torch.allclose(model.decode_step(inputs[:, 1], unfed, memory)[0].features, whole.features[:, 1:2])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rnnlm.optim.ema import WeightAverage
+from rnnlm.optim.ema import TriggeredMean, WeightAverage
 
 
 def scalar_model(value: float) -> nn.Module:
@@ -56,3 +56,23 @@ def test_loaded_average_goes_on_like_the_saved_one() -> None:
     first.update()
     second.update()
     assert torch.equal(first.tensors()["weight"], second.tensors()["weight"])
+
+
+def test_the_triggered_mean_is_the_weights_then_their_mean() -> None:
+    model = scalar_model(0.0)
+    mean = TriggeredMean(model, patience=1)
+    perplexities: list[float] = []
+    kept = []
+    for value, perplexity in enumerate([9.0, 8.0, 8.5, 9.5, 7.0, 6.0]):
+        nn.init.constant_(model.weight, value)
+        mean.update()
+        kept.append(mean.tensors()["weight"].item())
+        perplexities.append(perplexity)
+        mean.saw_validation(perplexities)
+    # 8.5 is better than 9.0, the only one more than one validation before it; 9.5 is worse than 8.0.
+    assert kept == pytest.approx([0, 1, 2, 3, (3 + 4) / 2, (3 + 4 + 5) / 3])
+
+    other = TriggeredMean(scalar_model(5.0), patience=1)
+    other.load({name: tensor.clone() for name, tensor in mean.tensors().items()}, mean.num_updates)
+    other.update()
+    assert other.tensors()["weight"].item() == pytest.approx((3 + 4 + 5 + 5) / 4)

@@ -1,8 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 
 from rnnlm.errors import RnnlmError
 from rnnlm.training.collective import Alone
+from rnnlm.training.config import GuardConfig
+from rnnlm.training.guard import check
 from rnnlm.training.history import History, Measured, Measurements, StepRow
 
 
@@ -26,7 +30,7 @@ def test_pulling_completes_all_pending_rows_in_order() -> None:
 
 @pytest.mark.parametrize(("nats", "norm"), [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan"))])
 def test_a_loss_or_gradient_that_is_not_finite_ends_training(nats: float, norm: float) -> None:
-    measurements = Measurements(Alone(), History())
+    measurements = Measurements(Alone(), History(), partial(check, settings=GuardConfig()))
     measurements.add(measured(3, nats, norm))
     with pytest.raises(RnnlmError, match=r"diverged at step 3.*optim\.lr \(now 0\.1\)"):
         measurements.pull()

@@ -1,0 +1,34 @@
+"""Several experiments side by side: trained, scored, and drawn as quality against size, time and memory."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rnnlm import cli
+from rnnlm import experiment as experiments
+from rnnlm.stages import compare
+from rnnlm.stages.context import Context
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; returns the exit code."""
+    parser = cli.bare_parser("compare", __doc__)
+    parser.add_argument(
+        "words", nargs="+", metavar="EXPERIMENT.toml ... PATH=VALUE", help="experiments, then settings for all"
+    )
+    cli.add_shared(parser)
+
+    def start(arguments: argparse.Namespace) -> int:
+        options = cli.read_options(arguments)
+        overrides = [word for word in arguments.words if "=" in word]
+        chosen = [experiments.load(word, overrides) for word in arguments.words if "=" not in word]
+        return cli.execute(
+            "compare", arguments.json, options, lambda *seen: Context(chosen[0], options, *seen),
+            lambda context: compare.run(context, chosen),
+        )  # fmt: skip
+
+    return cli.guarded("compare", parser, start, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

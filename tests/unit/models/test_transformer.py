@@ -1,0 +1,149 @@
+"""The Transformers keep the contracts of the recurrent models they are compared with."""
+
+import pytest
+import torch
+
+from rnnlm.models.build import build_model, num_parameters
+from rnnlm.models.config import TransformerConfig
+from rnnlm.models.transformer_lm import TransformerLanguageModel
+from rnnlm.models.transformer_seq2seq import TransformerSeq2Seq
+from rnnlm.nn.dropout import MaskContext, dropout
+from rnnlm.nn.transformer import rotation, sliding_window
+
+SMALL = {"width": 8, "num_heads": 2, "inner_width": 12, "num_layers": 2}
+
+
+def _language_model(**changes) -> TransformerLanguageModel:
+    torch.manual_seed(0)
+    model = build_model(TransformerConfig(**{**SMALL, "context_length": 5, "dropout": 0.0, **changes}), 20)
+    assert isinstance(model, TransformerLanguageModel)
+    return model
+
+
+def _pair_model(**changes) -> TransformerSeq2Seq:
+    torch.manual_seed(0)
+    model = build_model(TransformerConfig(**{**SMALL, "encoder_layers": 2, "copy_source": True, **changes}), 20)
+    assert isinstance(model, TransformerSeq2Seq)
+    return model
+
+
+def _tokens(rows: int, length: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(2, 20, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("cutoffs", [(), (5, 12)])
+def test_windows_steps_and_pieces_agree_beyond_the_context(cutoffs: tuple[int, ...]) -> None:
+    model = _language_model(softmax_cutoffs=cutoffs).eval()
+    tokens = _tokens(3, 13)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    whole, after = model.token_nats(inputs, targets, model.init_state(3))
+
+    state, pieces = model.init_state(3), []
+    for begin, end in ((0, 1), (1, 4), (4, 11), (11, 12)):
+        nats, state = model.token_nats(inputs[:, begin:end], targets[:, begin:end], state)
+        pieces.append(nats)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-5, atol=1e-5)
+
+    state, steps = model.init_state(3), []
+    for t in range(12):
+        logits, state = model.step(inputs[:, t], state)
+        steps.append(torch.nn.functional.cross_entropy(logits, targets[:, t], reduction="none"))
+    torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=1e-5, atol=1e-5)
+    for name in after:
+        torch.testing.assert_close(state[name], after[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_token_sees_as_many_tokens_as_the_layers_hand_on_and_none_that_comes_later() -> None:
+    model = _language_model(num_layers=1)
+    tokens = _tokens(1, 12)
+    changed = tokens.clone()
+    changed[0, 4] = (changed[0, 4] - 2 + 1) % 18 + 2
+    before, _ = model(tokens, model.init_state(1))
+    after, _ = model(changed, model.init_state(1))
+    differs = (before - after).abs().amax(-1)[0] > 1e-7
+    assert differs.tolist() == [4 <= t < 4 + 5 for t in range(12)]
+
+
+def test_a_fresh_row_beside_old_ones_sees_nothing_but_itself() -> None:
+    model = _language_model()
+    _, old = model(_tokens(1, 9), model.init_state(1))
+    mixed = type(old).concatenate([old, model.init_state(1)])
+    tokens = _tokens(1, 3, seed=2).expand(2, -1)
+    together, _ = model(tokens, mixed)
+    alone, _ = model(tokens[:1], model.init_state(1))
+    torch.testing.assert_close(together[1:], alone)
+    assert not torch.allclose(together[:1], alone)
+
+
+def test_products_of_turned_vectors_depend_on_their_distance_alone() -> None:
+    query, key = torch.randn(2, 1, 1, 1, 8)
+    positions = torch.tensor([[3, 0], [90_003, 90_000]])
+    products = [(rotation(at[:1], 1, 8)(query) * rotation(at[1:], 1, 8)(key)).sum() for at in positions]
+    torch.testing.assert_close(products[0], products[1], rtol=1e-4, atol=1e-4)
+    window = rotation(torch.tensor([7]), 4, 8)
+    torch.testing.assert_close(window.cosine[0, 2], rotation(torch.tensor([9]), 1, 8).cosine[0, 0])
+
+
+def test_sliding_window_by_hand() -> None:
+    seen = sliding_window(torch.tensor([2, 0]), 2, 3)[:, 0].int().tolist()
+    assert seen == [[[1, 1, 1, 0], [0, 1, 1, 1]], [[0, 0, 1, 0], [0, 0, 1, 1]]]
+
+
+def test_pieces_of_a_batch_have_its_dropout_masks() -> None:
+    x = torch.ones(4, 3, 50)
+    whole = dropout(x, 0.5, MaskContext(1, 2, torch.tensor([5, 6, 7, 8])), 3)
+    part = dropout(x[2:], 0.5, MaskContext(1, 2, torch.tensor([7, 8])), 3)
+    torch.testing.assert_close(whole[2:], part)
+    assert not torch.equal(whole[0, 0], whole[0, 1])
+    assert not torch.equal(whole[0, 0], whole[1, 0])
+    assert whole.mean() == pytest.approx(1, abs=0.15)
+
+
+def test_pairs_steps_equal_the_whole_and_padding_does_not_leak() -> None:
+    model = _pair_model(dropout=0.0).eval()
+    sources, lengths = _tokens(3, 6), torch.tensor([6, 2, 4])
+    sources[torch.arange(6) >= lengths[:, None]] = 0
+    tokens = _tokens(3, 6, seed=3)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    whole = model.token_nats(sources, lengths, inputs, targets)
+    alone = model.token_nats(sources[1:2, :2], lengths[1:2], inputs[1:2], targets[1:2])
+    torch.testing.assert_close(alone, whole[1:2], rtol=1e-5, atol=1e-5)
+
+    # Two rows of each source, as in a beam; the second reads other tokens.
+    memory = model.encode(sources, lengths)
+    state = model.init_state(memory).select(torch.arange(3).repeat_interleave(2))
+    others = _tokens(3, 5, seed=4)
+    steps = []
+    for t in range(5):
+        rows = torch.stack([inputs[:, t], others[:, t]], 1).flatten()
+        log_probs, state = model.step(rows, state, memory)
+        torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(6))
+        steps.append(-log_probs[::2].gather(1, targets[:, t, None])[:, 0])
+    torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole() -> None:
+    model = _pair_model(dropout=0.3).double()
+    sources, lengths, tokens = _tokens(4, 5), torch.tensor([5, 3, 4, 5]), _tokens(4, 6, seed=3)
+
+    def gradient(rows: torch.Tensor) -> list[torch.Tensor]:
+        masks = MaskContext(seed=1, step=2, rows=rows)
+        part = (sources[rows], lengths[rows], tokens[rows, :-1], tokens[rows, 1:])
+        objective, _ = model.loss(*part, masks=masks, label_smoothing=0.1)
+        return list(torch.autograd.grad(objective, list(model.parameters())))
+
+    pieces = zip(gradient(torch.tensor([0, 1])), gradient(torch.tensor([2, 3])), strict=True)
+    for (left, right), whole in zip(pieces, gradient(torch.arange(4)), strict=True):
+        torch.testing.assert_close(left + right, whole)
+
+
+def test_parameters_and_shares_of_the_config() -> None:
+    layer = 4 * 8 * 8 + 2 * 8 * 12 + 12 + 8 + 2 * 16
+    count = num_parameters(_language_model())
+    assert count["without_embeddings"] == 2 * layer + 16 + 20
+    assert count["total"] == count["without_embeddings"] + 20 * 8
+    plain = _pair_model(copy_source=False)
+    assert plain.attention is None
+    assert plain.copy_gate is None
+    with pytest.raises(ValueError, match="multiple of 2"):
+        TransformerConfig(width=10, num_heads=4)
