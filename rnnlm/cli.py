@@ -241,6 +241,12 @@ def _summary(console: Console, where: Surroundings, outcome: Outcome, seconds: f
     local = where.store.local()
     size = f", the store holds {where.store.size_bytes() / 1e6:,.0f} MB" if local is not None else ""
     console.say(f"{outcome.stage}: {'nothing to do' if outcome.skipped else 'done'} in {seconds:.1f} s{size}")
+    waiting = where.waiting()
+    if waiting is not None:
+        console.say(
+            f"{outcome.stage}: MLflow is away; what it has not got waits in {waiting}. The next stage on this store"
+        )
+        console.say("  sends it, or: python -m pipelines.run_all --flush")
     if outcome.next_command:
         console.say(f"next: {outcome.next_command}")
 

@@ -3,6 +3,7 @@
 MLflow itself is imported in the background too, as that takes seconds.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -10,11 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from rnnlm.errors import RnnlmError
+from rnnlm.storage import Store
 
 if TYPE_CHECKING:
     from rnnlm.integrations.mlflow_tracking import Tracking
 
 _log = logging.getLogger(__name__)
+
+UNSENT_FILE = "unsent.json"
+"""In a training's folder: the points that it could not send."""
 
 
 class Point(NamedTuple):
@@ -114,3 +119,12 @@ class BatchTracker:
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return int(time.time() * 1000)
+
+
+def send_unsent(tracking: "Tracking", folder: Store, run_id: str) -> None:
+    """Hand on the points that a training left in its folder, for good."""
+    with contextlib.suppress(FileNotFoundError):
+        points = [Point(*point) for point in folder.read_json(UNSENT_FILE)]
+        if points:
+            tracking.log_points(run_id, points)
+        folder.delete(UNSENT_FILE)

@@ -22,10 +22,11 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 
+from rnnlm.artifacts import INIT_FILE
 from rnnlm.data.shards import read_tokens
 from rnnlm.errors import RnnlmError, UnreachableError
 from rnnlm.experiment import Experiment
-from rnnlm.integrations.batch_tracker import BatchTracker, Point
+from rnnlm.integrations.batch_tracker import UNSENT_FILE, BatchTracker, Point
 from rnnlm.integrations.checkpoint_store import CheckpointStore, checkpoint_name
 from rnnlm.models.build import freeze, num_parameters
 from rnnlm.storage import Store
@@ -44,11 +45,8 @@ _log = logging.getLogger(__name__)
 PROGRESS_FILE = "progress.json"
 STOP_FILE = "stop.json"
 HISTORY_FILE = "history.parquet"
-INIT_FILE = "init.safetensors"
-"""Weights to begin with."""
 PROGRESS_UNITS = 1000
 """Reports to Ray say how far a training is in these parts of its planned steps."""
-_UNSENT_FILE = "unsent.json"
 _LOCAL_POLL_S = 0.5
 _REMOTE_POLL_S = 2.0
 
@@ -273,12 +271,10 @@ class _Outside:
         if kind is None:
             self._write_progress()
         if self._tracker is not None:
-            try:
+            # What a server that is away has not got is sent later, by whoever started this training.
+            with contextlib.suppress(UnreachableError):
                 self._tracker.close()
-            except UnreachableError:
-                self._keep_unsent()
-                if kind is None:
-                    raise
+            self._keep_unsent()
 
     def stop_requested(self) -> bool:
         """Whether somebody wants the training to save and stop."""
@@ -305,14 +301,14 @@ class _Outside:
         assert self._tracker is not None
         points = [list(point) for point in self._tracker.pending()]
         if points or self._has_unsent:
-            self._folder.write_json(_UNSENT_FILE, points)
+            self._folder.write_json(UNSENT_FILE, points)
             self._has_unsent = bool(points)
 
     def _start_tracker(self) -> BatchTracker | None:
         uri, run_id = self._job.tracking_uri, self._job.run_id
         if uri is None or run_id is None:
             return None
-        unsent = self._folder.read_json(_UNSENT_FILE) if self._folder.exists(_UNSENT_FILE) else []
+        unsent = self._folder.read_json(UNSENT_FILE) if self._folder.exists(UNSENT_FILE) else []
         return BatchTracker(lambda: _tracking(uri), run_id, unsent=[Point(*point) for point in unsent])
 
     def _watch(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray.tune
 
+from rnnlm.integrations.batch_tracker import send_unsent
 from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.integrations.ray_train import STOP_GRACE_S
 from rnnlm.integrations.train_worker import STOP_FILE
@@ -107,6 +108,7 @@ class Watcher(ray.tune.Callback):
         if self._tracking is None or entry.run_id is None:
             return
         status = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "open": "KILLED"}[entry.status]
+        send_unsent(self._tracking, self._job.folder.child("trials", entry.key), entry.run_id)
         self._tracking.set_tags(entry.run_id, {"rnnlm.trial_status": entry.status})
         self._tracking.end_run(entry.run_id, status)
 

@@ -18,7 +18,7 @@ from rnnlm.interrupts import Interrupts
 from rnnlm.storage import Store
 
 if TYPE_CHECKING:
-    from rnnlm.integrations.mlflow_tracking import Tracking
+    from rnnlm.integrations.mlflow_spool import SpooledTracking
     from rnnlm.integrations.ray_cluster import Placement, Session
 
 STORE_VARIABLE = "RNNLM_STORE"
@@ -115,7 +115,7 @@ class _Shared:
         records: what the stages of this command wrote or found, by experiment and stage.
     """
 
-    tracking: "Tracking | None" = None
+    tracking: "SpooledTracking | None" = None
     ray: "Session | None" = None
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
 
@@ -132,17 +132,17 @@ class Surroundings:
         self._shared = _Shared()
 
     @property
-    def tracking(self) -> "Tracking":
-        """The tracking server, checked for an answer when it is first used.
+    def tracking(self) -> "SpooledTracking":
+        """The tracking server, checked for an answer when it is first used, and sent what waits for it in the store.
 
         Raises:
             UnreachableError: there is no answer.
         """
         if self._shared.tracking is None:
-            from rnnlm.integrations.mlflow_tracking import Tracking
+            from rnnlm.integrations.mlflow_spool import SpooledTracking
 
             with self.starting_up():
-                self._shared.tracking = Tracking(self.options.tracking_uri, self.artifact_root)
+                self._shared.tracking = SpooledTracking(self.options.tracking_uri, self.artifact_root, self.store)
         return self._shared.tracking
 
     @property
@@ -159,6 +159,11 @@ class Surroundings:
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts when its database is ours; a server knows its own place."""
         return self.store.path(ARTIFACT_FOLDER) if _is_database(self.options.tracking_uri) else None
+
+    def waiting(self) -> str | None:
+        """Where calls wait that the tracking server has not got; None: nowhere."""
+        spool = getattr(self._shared.tracking, "spool", None)
+        return spool.store.uri if spool is not None and len(spool) else None
 
     def close(self) -> None:
         """Stop the Ray that we started."""

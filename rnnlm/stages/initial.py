@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rnnlm.artifacts import INIT_FILE
 from rnnlm.errors import UsageError
 from rnnlm.stages.context import Context
 from rnnlm.storage import Store
@@ -73,7 +74,6 @@ def take_over(initial: Initial, context: Context, folder: Store, tokenizer: "Tok
     """
     from safetensors import safe_open
 
-    from rnnlm.integrations.train_worker import INIT_FILE
     from rnnlm.package import WEIGHTS
     from rnnlm.training.build import seeded_model
 

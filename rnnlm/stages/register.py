@@ -24,6 +24,8 @@ def run(context: Context) -> Outcome:
     from rnnlm import assemble
 
     experiment = context.experiment
+    # A version whose figures still wait to be sent would stand there without them.
+    context.tracking.flush()
     train, evaluated = _measured(context)
     origin = assemble.lineage(context.store, train)
     inputs = {"checkpoint": evaluated.inputs["checkpoint"], "report": evaluated.digest, "train": train.digest}

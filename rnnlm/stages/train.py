@@ -95,7 +95,10 @@ def _costs(result: "TrainResult") -> dict[str, float]:
 
 def _log(context: Context, folder: Store, run_id: str, result: "TrainResult") -> None:
     """What the run shows besides its curves: totals, the history, a picture."""
+    from rnnlm.integrations.batch_tracker import send_unsent
+
     tracking = context.tracking
+    send_unsent(tracking, folder, run_id)
     tracking.log_metrics(run_id, _costs(result), step=result.step)
     tags = {"rnnlm.stop": result.stop, "rnnlm.best_step": str(result.best_step)}
     if result.notes:

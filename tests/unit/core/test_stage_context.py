@@ -223,15 +223,16 @@ def test_shared_services_are_made_once_and_closed(make: Make) -> None:
 def test_services_are_started_when_first_used(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     cluster = types.SimpleNamespace(connect=lambda *args, **kwargs: made.append((args, kwargs)) or "session")
-    mlflow = types.SimpleNamespace(Tracking=lambda *args: made.append(args) or "tracking")
-    for name, module in (("ray_cluster", cluster), ("mlflow_tracking", mlflow)):
+    mlflow = types.SimpleNamespace(SpooledTracking=lambda *args: made.append(args) or "tracking")
+    for name, module in (("ray_cluster", cluster), ("mlflow_spool", mlflow)):
         monkeypatch.setitem(__import__("sys").modules, f"rnnlm.integrations.{name}", module)
         monkeypatch.setattr(f"rnnlm.integrations.{name}", module, raising=False)
     context = make(address="10.0.0.1:6379")
     context._shared.tracking = None
     results: list[Any] = [context.ray, context.ray, context.tracking, context.tracking]
     assert results == ["session", "session", "tracking", "tracking"]
-    assert made == [(("10.0.0.1:6379",), {"store": context.store}), ("sqlite:////x.db", context.artifact_root)]
+    connected = ("sqlite:////x.db", context.artifact_root, context.store)
+    assert made == [(("10.0.0.1:6379",), {"store": context.store}), connected]
     assert context.startup_s > 0
     context._shared.ray = None
 
