@@ -184,7 +184,10 @@ def load_package(folder: str | Path) -> Generator:
         decode=info.decode,
         lineage=info.lineage,
     )
-    generator.golden = json.loads((folder / GOLDEN).read_bytes())
+    try:
+        generator.golden = [dict(entry) for entry in json.loads((folder / GOLDEN).read_bytes())]
+    except (TypeError, ValueError) as error:
+        raise RnnlmError(f"{folder / GOLDEN}: is damaged ({error})") from None
     return generator
 
 

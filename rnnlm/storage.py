@@ -294,6 +294,16 @@ class Store:
             raise UnreachableError(f"store {self.uri}: {error.strerror or error}") from error
 
 
+@contextlib.contextmanager
+def trusting(place: str) -> Iterator[None]:
+    """Around code that relies on what a file says: where the file says something else, that is our error, naming it."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise RnnlmError(f"{place}: is damaged ({type(error).__name__}: {reason[0] if reason else 'no reason'})") from error
+
+
 _TEMPORARY_PREFIX = ".writing-"
 
 

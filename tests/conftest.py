@@ -93,6 +93,15 @@ class MemoryTracking:
             raise
         self.runs[run_id]["status"] = "FINISHED"
 
+    def run_status(self, run_id: str) -> str:
+        return str(self.runs[run_id]["status"])
+
+    def end_run(self, run_id: str, status: str = "FINISHED") -> None:
+        self.runs[run_id]["status"] = status
+
+    def logged_steps(self, run_id: str, key: str) -> set[int]:
+        return {0} if key in self.runs[run_id]["metrics"] else set()
+
     def find_run(self, experiment: str, tags: Mapping[str, str]) -> str | None:
         for run_id, run in self.runs.items():
             if run["experiment"] == experiment and tags.items() <= run["tags"].items():

@@ -26,7 +26,7 @@ from rnnlm.batch.config import BatchConfig
 from rnnlm.config import digest
 from rnnlm.decoding.config import DecodeConfig
 from rnnlm.errors import RnnlmError
-from rnnlm.storage import Store
+from rnnlm.storage import Store, trusting
 
 FORMAT_NUMBER = 1
 MANIFEST_FILE = "manifest.json"
@@ -140,7 +140,8 @@ def write_part(folder: Store, name: str, rows: Sequence[OutputRow], model: Model
 def finished(folder: Store) -> dict[str, dict[str, Any]]:
     """Ledger entries of the parts that are whole, by name."""
     names = [name for name in folder.files("ledger") if name.endswith(".json")]
-    return {entry["name"]: entry for entry in (folder.read_json(name) for name in names)}
+    with trusting(folder.path("ledger")):
+        return {entry["name"]: entry for entry in (folder.read_json(name) for name in names)}
 
 
 def manifest(folder: Store) -> dict[str, Any] | None:
@@ -192,12 +193,13 @@ def read_rows(folder: Store, limit: int | None = None) -> Iterator[dict[str, Any
     if value is None:
         raise RnnlmError(f"{folder.uri}: there is no manifest, so the job has not finished")
     count = 0
-    for part in value["parts"]:
-        for row in pq.read_table(io.BytesIO(folder.read_bytes(part["file"]))).to_pylist():
-            if limit is not None and count >= limit:
-                return
-            count += 1
-            yield row
+    with trusting(folder.path(MANIFEST_FILE)):
+        for part in value["parts"]:
+            for row in pq.read_table(io.BytesIO(folder.read_bytes(part["file"]))).to_pylist():
+                if limit is not None and count >= limit:
+                    return
+                count += 1
+                yield row
 
 
 def _reject_lines(entries: Iterable[dict[str, Any]]) -> Iterator[bytes]:

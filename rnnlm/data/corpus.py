@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from rnnlm.data.units import Reject, Unit
 from rnnlm.errors import RnnlmError
-from rnnlm.storage import Store, sha256_file
+from rnnlm.storage import Store, sha256_file, trusting
 
 MANIFEST = "corpus.json"
 REJECTS = "rejects.parquet"
@@ -266,15 +266,19 @@ def read_manifest(store: Store) -> dict[str, Any]:
         manifest: dict[str, Any] = store.read_json(MANIFEST)
     except FileNotFoundError:
         raise RnnlmError(f"{store.path(MANIFEST)}: there is no corpus here") from None
-    if manifest.get("format") != FORMAT:
-        raise RnnlmError(f"{store.path(MANIFEST)}: format {manifest.get('format')}, but this release reads {FORMAT}")
+    with trusting(store.path(MANIFEST)):
+        found = manifest.get("format")
+    if found != FORMAT:
+        raise RnnlmError(f"{store.path(MANIFEST)}: format {found}, but this release reads {FORMAT}")
     return manifest
 
 
 def split_files(store: Store, split: str) -> list[CorpusFile]:
     """The files of a split, in order; none where the corpus does not have it."""
-    written = read_manifest(store)["written"].get(split, {})
-    return [CorpusFile(**file) for file in written.get("files", [])]
+    manifest = read_manifest(store)
+    with trusting(store.path(MANIFEST)):
+        written = manifest["written"].get(split, {})
+        return [CorpusFile(**file) for file in written.get("files", [])]
 
 
 def read_file(store: Store, file: CorpusFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from rnnlm.data.ragged import Ragged
 from rnnlm.errors import DataError, RnnlmError
-from rnnlm.storage import Store, sha256_file
+from rnnlm.storage import Store, sha256_file, trusting
 
 SHARD_BYTES = 64 << 20
 """A shard ends with the row that reaches this size."""
@@ -129,8 +129,10 @@ def read_manifest(store: Store | str | Path, split: str) -> dict[str, Any]:
         manifest: dict[str, Any] = store.read_json(name)
     except FileNotFoundError:
         raise RnnlmError(f"{store.path(name)}: no such file; the {split} split has not been tokenized") from None
-    if manifest.get("format") != _FORMAT:
-        raise RnnlmError(f"{store.path(name)}: format {manifest.get('format')!r} is not known to this release")
+    with trusting(store.path(name)):
+        found = manifest.get("format")
+    if found != _FORMAT:
+        raise RnnlmError(f"{store.path(name)}: format {found!r} is not known to this release")
     return manifest
 
 
@@ -142,8 +144,9 @@ def read_tokens(store: Store | str | Path, split: str) -> dict[str, Ragged]:
     """
     store = _as_store(store)
     manifest = read_manifest(store, split)
-    shards = [_open_shard(store, shard, manifest["columns"]) for shard in manifest["shards"]]
-    return {name: Ragged.concatenate([shard[name] for shard in shards]) for name in manifest["columns"]}
+    with trusting(store.path(_manifest_name(split))):
+        shards = [_open_shard(store, shard, manifest["columns"]) for shard in manifest["shards"]]
+        return {name: Ragged.concatenate([shard[name] for shard in shards]) for name in manifest["columns"]}
 
 
 def _open_shard(store: Store, shard: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Ragged]:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from rnnlm.batch.job import Job
     from rnnlm.batch.run import ShardWork
     from rnnlm.integrations.mlflow_registry import Resolved
+    from rnnlm.integrations.mlflow_spool import SpooledTracking
 
 SHOWN_ROWS = 3
+KEY_TAG = "rnnlm.key"
+"""On the run of a job: which job it is; a rerun goes on with that run."""
 
 
 class Settings(Config):
@@ -80,6 +83,8 @@ def run(asked: Request, where: Surroundings) -> Outcome:
         where.console.say(f"generate: {folder.uri} was finished on {existing['finished'][:19]}; nothing to do")
         outcome.skipped = True
         manifest = existing
+        if asked.model.startswith("models:"):
+            _settle(job, model, output, manifest, where)
     else:
         manifest = _work(job, taken, model, output, where, outcome)
     outcome.metrics = _figures(manifest)
@@ -155,12 +160,16 @@ def _work(
     from rnnlm.batch.run import run_job
 
     tracking = where.tracking
-    run_id = tracking.start_run(
-        f"{model.name}/batch", f"generate {job.key}", "generate",
-        tags={"rnnlm.key": job.key, "rnnlm.model": f"{model.name}/{model.version}"},
-        params={"decode": job.decode.effective(), "model": model.name, "version": model.version, "rows": taken.num_rows},
-        inputs={entry["name"]: entry["sha256"] for entry in taken.plain()},
-    )  # fmt: skip
+    run_id = tracking.find_run(_experiment(model), {KEY_TAG: job.key})
+    if run_id is not None:
+        tracking.reopen_run(run_id)
+    else:
+        run_id = tracking.start_run(
+            _experiment(model), f"generate {job.key}", "generate",
+            tags={KEY_TAG: job.key, "rnnlm.model": f"{model.name}/{model.version}"},
+            params={"decode": job.decode.effective(), "model": model.name, "version": model.version, "rows": taken.num_rows},
+            inputs={entry["name"]: entry["sha256"] for entry in taken.plain()},
+        )  # fmt: skip
     outcome.run_id = run_id
     with tracking.closing(run_id), where.console.progress("generate", taken.num_rows) as progress:
         done = 0
@@ -172,10 +181,29 @@ def _work(
 
         manifest = run_job(job, taken, output, _worker(job, taken, model, where, advance))
         outcome.seconds = manifest["seconds"]
-        tracking.log_metrics(run_id, _figures(manifest))
-        tracking.log_json(run_id, manifest, "manifest.json")
-        tracking.set_tags(run_id, {"rnnlm.output": job.folder(output).uri})
+        _log(tracking, run_id, job, output, manifest)
     return manifest
+
+
+def _experiment(model: "Resolved") -> str:
+    """The MLflow experiment of a model's batch jobs."""
+    return f"{model.name}/batch"
+
+
+def _log(tracking: "SpooledTracking", run_id: str, job: "Job", output: Any, manifest: dict[str, Any]) -> None:
+    """What the run of a job shows; what it shows already is not logged again."""
+    missing = {key: value for key, value in _figures(manifest).items() if not tracking.logged_steps(run_id, key)}
+    tracking.log_metrics(run_id, missing)
+    tracking.log_json(run_id, manifest, "manifest.json")
+    tracking.set_tags(run_id, {"rnnlm.output": job.folder(output).uri})
+
+
+def _settle(job: "Job", model: "Resolved", output: Any, manifest: dict[str, Any], where: Surroundings) -> None:
+    """Close the run of a job that was killed between its manifest and its end."""
+    run_id = where.tracking.find_run(_experiment(model), {KEY_TAG: job.key})
+    if run_id is not None and where.tracking.run_status(run_id) != "FINISHED":
+        _log(where.tracking, run_id, job, output, manifest)
+        where.tracking.end_run(run_id)
 
 
 def _worker(

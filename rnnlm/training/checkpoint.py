@@ -23,6 +23,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rnnlm import faults
@@ -97,7 +98,7 @@ def newest_valid(folders: Iterable[Path]) -> Path | None:
     """Of some folders the checkpoint with the most steps; torn and corrupt ones are passed over."""
     found = []
     for folder in folders:
-        with contextlib.suppress(CorruptCheckpoint):
+        with contextlib.suppress(CorruptCheckpoint, LookupError, TypeError, ValueError, OverflowError):
             found.append((int(read_state(folder, verify=False)["state"]["step"]), folder))
     for _, folder in sorted(found, reverse=True):
         with contextlib.suppress(CorruptCheckpoint):
@@ -255,7 +256,12 @@ def _verify(folder: Path) -> None:
 def _read(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of a file; none where there is no such file."""
     path = folder / f"{name}.safetensors"
-    return dict(safetensors.torch.load_file(path)) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CorruptCheckpoint(f"{path}: is not what was written: {error}") from None
 
 
 @torch.no_grad()

@@ -165,11 +165,10 @@ class Place:
                 },
             )
             for run in runs
-            if run.data.tags["rnnlm.stage"] != "generate"
         }
         versions = client.search_model_versions("name = 'crash'")
         aliases = dict(client.get_registered_model("crash").aliases)
-        stages = sorted(run.data.tags["rnnlm.stage"] for run in runs if run.data.tags["rnnlm.stage"] != "generate")
+        stages = sorted(run.data.tags["rnnlm.stage"] for run in runs)
         return {"runs": shown, "stages": stages, "versions": len(versions), "aliases": aliases}
 
 
