@@ -203,8 +203,12 @@ class Store:
             inner = name if file == local else f"{name}/{file.relative_to(local).as_posix()}"
             self._upload_file(file, inner)
 
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str, *, anew: bool = False) -> Path:
         """A local path with the content of a file or tree: the thing itself, or a copy in this node's cache.
+
+        Args:
+            name: the file or tree.
+            anew: a copy from before is not good enough, as there may be other content under that name by now.
 
         Raises:
             FileNotFoundError: there is nothing of that name.
@@ -215,6 +219,8 @@ class Store:
                 raise FileNotFoundError(str(path))
             return path
         target = cache_folder() / hashlib.sha256(self.path(name).encode()).hexdigest()[:32] / Path(name).name
+        if anew:
+            shutil.rmtree(target.parent, ignore_errors=True)
         for file in self._files_of(name):
             inner = target if file == name else target / file[len(name) :].lstrip("/")
             if not inner.exists():
@@ -301,7 +307,9 @@ def trusting(place: str) -> Iterator[None]:
         yield
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()
-        raise RnnlmError(f"{place}: is damaged ({type(error).__name__}: {reason[0] if reason else 'no reason'})") from error
+        raise RnnlmError(
+            f"{place}: is damaged ({type(error).__name__}: {reason[0] if reason else 'no reason'})"
+        ) from error
 
 
 _TEMPORARY_PREFIX = ".writing-"

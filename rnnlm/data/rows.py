@@ -16,7 +16,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, Final, NamedTuple
 
+import pyarrow as pa
+
 from rnnlm.data.files import BOM, InputFile, header, open_parquet, reading
+from rnnlm.errors import DataError
 
 BLANK: Final = "blank"
 OVER_LONG: Final = "over_long"
@@ -317,11 +320,15 @@ def _csv_row(number: int, record: str, columns: tuple[str, ...], roles: Mapping[
 
 
 def _parquet_records(file: InputFile, roles: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    with open_parquet(file.path, file.gzipped) as table:
-        existing = set(table.schema_arrow.names)
-        names = {name if name in existing else name.split(".")[0] for name in roles.values()}
-        for batch in table.iter_batches(batch_size=1_024, columns=sorted(names)):
-            yield from batch.to_pylist()
+    try:
+        with open_parquet(file.path, file.gzipped) as table:
+            existing = set(table.schema_arrow.names)
+            names = {name if name in existing else name.split(".")[0] for name in roles.values()}
+            for batch in table.iter_batches(batch_size=1_024, columns=sorted(names)):
+                yield from batch.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{file.path.name} is a damaged Parquet file ({reason})") from None
 
 
 def _raw_limit(max_row_bytes: int) -> int:

@@ -40,7 +40,8 @@ class CheckpointStore:
 
     def fetch(self, step: int) -> Path:
         """A local folder with the checkpoint of a step."""
-        return self._folder.fetch(checkpoint_name(step))
+        # After a divergence steps are trained anew, and give other weights.
+        return self._folder.fetch(checkpoint_name(step), anew=True)
 
     def newest(self, collective: Collective) -> int:
         """The newest step whose files are what was written; 0 where there is none. Collective; worker 0 decides."""

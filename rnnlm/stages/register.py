@@ -115,7 +115,10 @@ def decide(context: Context, origin: "Lineage", generator: "Generator") -> "Deci
     experiment = context.experiment
     registry = mlflow_registry.Registry(context.tracking)
     champion = registry.champion(experiment.model_name)
-    split = "gate" if origin.has_split("gate") else "valid"
+    split = next((name for name in ("gate", "valid") if origin.has_split(name)), None)
+    if split is None:
+        reason = "Not promoted: the corpus has neither a gate split nor a valid one to judge it on."
+        return gate.Decision(False, gate.PRIMARY_METRICS[experiment.task][0], reason)
     settings = assemble.gate_settings(experiment.evaluate, experiment.register_.max_rows)
 
     def score(model: "Generator", baselines: bool) -> "Report":

@@ -15,7 +15,7 @@ class GuardConfig(Config):
     and in fp32; 0: the first divergence ends it."""
     loss_spike: float | None = Field(3.0, gt=0)
     """Nats a token above the mean of the last 100 steps; `none`: only a loss that is not finite counts."""
-    grad_spike: float | None = Field(1_000.0, gt=1)
+    grad_spike: float | None = Field(10_000.0, gt=1)
     """Gradient norm as a multiple of the median of the last 100 steps; `none`: only one that is not finite counts."""
 
 

@@ -61,10 +61,10 @@ class Ledger:
         self._store = store
         self._trials: dict[str, Trial] = {}
         if store.exists(LEDGER_FILE):
-            for number, line in enumerate(store.read_bytes(LEDGER_FILE).decode().splitlines(), start=1):
+            for number, line in enumerate(store.read_bytes(LEDGER_FILE).splitlines(), start=1):
                 self._read(number, line)
 
-    def _read(self, number: int, line: str) -> None:
+    def _read(self, number: int, line: bytes) -> None:
         try:
             trial = Trial(**json.loads(line))
         except (ValueError, TypeError) as error:

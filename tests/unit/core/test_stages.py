@@ -60,7 +60,8 @@ def fit(job: Any, session: Any, *, on_progress: Any, stop_requested: Callable[[]
     tokens, settings = job.tokens, job.experiment
     run = build_run(
         seeded_model(settings.model, job.vocab_size, settings.seed),
-        train_tokens=read_tokens(tokens, "train"), valid_tokens=read_tokens(tokens, "valid"),
+        train_tokens=read_tokens(tokens, "train"),
+        valid_tokens=read_tokens(tokens, "valid") if tokens.exists("tokens/valid/manifest.json") else None,
         train=settings.train, optim=settings.optim, compute=settings.compute, seed=settings.seed,
     )  # fmt: skip
     for report in training_steps(run, stop_requested=stop_requested):
@@ -276,6 +277,15 @@ def test_the_chain_of_text(make: Make, memory_tracking: Any) -> None:
     Registry.versions[0]["alias"] = "champion"
     assert not register.run(make("small.toml", "evaluate.samples=2", "register.max_rows=2")).skipped
     assert Registry.versions[1]["alias"] == "challenger"  # equal is not better
+
+
+def test_a_model_that_nothing_can_judge_is_not_promoted(make: Make) -> None:
+    context = make("small.toml", "data.valid_share=0")
+    for stage in (ingest, tokenize_corpus, train, evaluate, register):
+        outcome = stage.run(context)
+    assert outcome.model_alias == "challenger"
+    assert outcome.record is not None
+    assert "neither a gate split nor a valid one" in outcome.record.outputs["reason"]
 
 
 def test_a_register_from_a_run(make: Make) -> None:

@@ -50,6 +50,14 @@ def test_create_is_exclusive(store: Store) -> None:
     assert store.read_bytes("lock") == b"mine"
 
 
+def test_what_is_fetched_anew_is_what_is_there_now(store: Store) -> None:
+    for text in ("old", "new"):
+        store.write_bytes("tree/file", text.encode())
+        store.write_bytes("alone", text.encode())
+        assert (store.fetch("tree", anew=True) / "file").read_text() == text
+        assert store.fetch("alone", anew=True).read_text() == text
+
+
 def test_upload_and_fetch_a_tree(store: Store, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "deep").mkdir(parents=True)
