@@ -99,8 +99,8 @@ class MemoryTracking:
     def end_run(self, run_id: str, status: str = "FINISHED") -> None:
         self.runs[run_id]["status"] = status
 
-    def logged_steps(self, run_id: str, key: str) -> set[int]:
-        return {0} if key in self.runs[run_id]["metrics"] else set()
+    def log_once(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        self.runs[run_id]["metrics"] = {**metrics, **self.runs[run_id]["metrics"]}
 
     def find_run(self, experiment: str, tags: Mapping[str, str]) -> str | None:
         for run_id, run in self.runs.items():

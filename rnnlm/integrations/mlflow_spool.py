@@ -150,6 +150,14 @@ class SpooledTracking(Tracking):
         """See `Tracking.log_points`."""
         self.spool.add("log_points", run_id, {"points": [list(point) for point in points]})
 
+    def log_once(self, run_id: str, metrics: Any) -> None:
+        """See `Tracking.log_once`; what is kept is compared with what is there when it is sent."""
+        try:
+            super().log_once(run_id, metrics)
+        except UnreachableError as error:
+            self._is_away(error)
+            self.log_metrics(run_id, metrics)
+
     @_kept
     def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """See `Tracking.log_artifact`."""

@@ -240,6 +240,10 @@ class Tracking:
         now = now_ms()
         self.log_points(run_id, [Point(key, value, step, now) for key, value in metrics.items()])
 
+    def log_once(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log one value for each of several metrics, but for those that have one."""
+        self.log_metrics(run_id, {key: value for key, value in metrics.items() if not self.logged_steps(run_id, key)})
+
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """Log values of curves, a batch at a time."""
         for start in range(0, len(points), MAX_BATCH_METRICS):

@@ -192,8 +192,7 @@ def _experiment(model: "Resolved") -> str:
 
 def _log(tracking: "SpooledTracking", run_id: str, job: "Job", output: Any, manifest: dict[str, Any]) -> None:
     """What the run of a job shows; what it shows already is not logged again."""
-    missing = {key: value for key, value in _figures(manifest).items() if not tracking.logged_steps(run_id, key)}
-    tracking.log_metrics(run_id, missing)
+    tracking.log_once(run_id, _figures(manifest))
     tracking.log_json(run_id, manifest, "manifest.json")
     tracking.set_tags(run_id, {"rnnlm.output": job.folder(output).uri})
 

@@ -24,7 +24,7 @@ def run(context: Context) -> Outcome:
             assert record is not None
             context = context.with_experiment(tune.best_experiment(experiment, record))
         outcomes += [stage.run(context) for stage in (train, evaluate, register)]
-        context.tracking.log_metrics(context.pipeline_run_id or "", outcomes[-2].metrics)
+        context.tracking.log_once(context.pipeline_run_id or "", outcomes[-2].metrics)
     return summarize(context, outcomes)
 
 

@@ -125,6 +125,7 @@ def stage_main(module: str) -> Callable[[list[str]], int]:
     def run(argv: list[str]) -> int:
         before = sys.argv
         sys.argv = [module, *argv]
+        sys.modules.pop(module, None)  # another test may have imported it, of which runpy warns
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=False)
         except SystemExit as end:
