@@ -73,7 +73,7 @@ def add_shared(target: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--address", metavar="RAY", help=f"a running Ray ({places.ADDRESS_VARIABLE}, else one is started)"
     )
-    target.add_argument("--workers", type=int, metavar="N", help="training processes")
+    target.add_argument("--workers", metavar="N|MIN:MAX", help="training processes; a range follows the cluster")
     target.add_argument("--cpus-per-worker", type=int, metavar="N")
     target.add_argument("--gpus-per-worker", type=float, metavar="N")
     target.add_argument("--from", dest="from_run", metavar="RUN_ID", help="read this run's record, not the newest")
@@ -143,20 +143,39 @@ def read_options(arguments: argparse.Namespace) -> Options:
         UsageError: a relative place in a Ray job, or a count out of range.
     """
     base = Path.cwd()
-    for name, least in (("workers", 0), ("cpus_per_worker", 1), ("gpus_per_worker", 0)):
+    for name, least in (("cpus_per_worker", 1), ("gpus_per_worker", 0)):
         at_least(f"--{name.replace('_', '-')}", getattr(arguments, name), least)
+    workers, most_workers = read_workers(arguments.workers)
     store = places.resolve_store(arguments.store, base)
     return Options(
         store=store,
         tracking_uri=places.resolve_tracking(arguments.tracking_uri, store, base),
         address=arguments.address or os.environ.get(places.ADDRESS_VARIABLE),
-        workers=arguments.workers,
+        workers=workers,
+        most_workers=most_workers,
         cpus_per_worker=arguments.cpus_per_worker,
         gpus_per_worker=arguments.gpus_per_worker,
         from_run=arguments.from_run,
         force=arguments.force,
         base=base,
     )
+
+
+def read_workers(given: str | None) -> tuple[int | None, int | None]:
+    """Fewest and most training processes of `--workers`; the second is None where the number is fixed.
+
+    Raises:
+        UsageError: neither a number nor a range.
+    """
+    if given is None:
+        return None, None
+    found = re.fullmatch(r"(\d+)(?::(\d+))?", given)
+    if found is None:
+        raise UsageError(f"--workers: should be a number of at least 0, or a range such as 1:4 (got {given})")
+    least, most = int(found[1]), int(found[2]) if found[2] else None
+    if most is not None and not 1 <= least <= most:
+        raise UsageError(f"--workers: a range should go from at least 1 to no less (got {given})")
+    return least, most
 
 
 def at_least(option: str, value: float | None, least: float) -> None:

@@ -92,11 +92,18 @@ class Placement:
         num_workers: processes; 0 runs the training in the calling process.
         cpus_per_worker: cores and threads of each.
         gpus_per_worker: GPUs of each.
+        most_workers: processes that a training may grow to, where it may go on with fewer; None: as many as it began with.
     """
 
     num_workers: int
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
+    most_workers: int | None = None
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of processes may change on the way."""
+        return self.most_workers is not None and self.most_workers > self.num_workers
 
     def resources_per_worker(self) -> dict[str, float]:
         """What Ray is asked for, a worker."""

@@ -24,13 +24,16 @@ from rnnlm import errors
 from rnnlm.errors import RnnlmError
 from rnnlm.experiment import Experiment
 from rnnlm.integrations.ray_cluster import Placement, Session
-from rnnlm.integrations.train_worker import HISTORY_FILE, PROGRESS_FILE, STOP_FILE, WorkerJob, train_on_worker
+from rnnlm.integrations.train_worker import HISTORY_FILE, STOP_FILE, WorkerJob, train_on_worker
 from rnnlm.storage import Store
+from rnnlm.training.starts import PROGRESS_FILE
 
 _log = logging.getLogger(__name__)
 
-MAX_FAILURES = 3
-"""Times that Ray starts the workers again after one died."""
+MAX_STARTUP_FAILURES = 3
+"""Times that Ray tries to get the workers started. How often they may die later is decided by `rnnlm.training.starts`."""
+ELASTIC_STARTUP_S = 20
+"""Seconds after which a training that may have fewer workers begins with those that are there."""
 STOP_GRACE_S = 20.0
 """Seconds in which workers that are asked to stop may save; then they are given up."""
 PEER_TIMEOUT_S = 600
@@ -89,6 +92,9 @@ class TrainResult:
         startup_s: from the call to the first sign of the workers.
         notes: what differs from the process that wrote the checkpoint which this one went on from.
         divergences: what the guard saw and went on after, a line each.
+        damaged: names of checkpoints that were passed over, as they were not what had been written.
+        restarts: times that it went on from a checkpoint, or began anew, over all attempts; `steps_again` are the steps
+            that were taken again for it, at least.
         history: name of the Parquet file with a row for each step.
         attempt: name of the Ray run; each call has a new one.
     """
@@ -108,6 +114,9 @@ class TrainResult:
     startup_s: float = 0.0
     notes: tuple[str, ...] = ()
     divergences: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+    restarts: int = 0
+    steps_again: int = 0
     history: str | None = HISTORY_FILE
     attempt: str = ""
 
@@ -133,7 +142,7 @@ def train(
         stop_requested: polled; once true, the workers save, and the result says `requested`.
 
     Raises:
-        RnnlmError: it diverged, or its workers died more often than `MAX_FAILURES` times.
+        RnnlmError: it diverged, or its workers died again and again without coming any further.
     """
     if session is None and job.placement.num_workers:
         raise ValueError("workers need a session")
@@ -181,18 +190,28 @@ def trainer(
         train_loop_config=dataclasses.asdict(worker_job),
         torch_config=TorchConfig(timeout_s=PEER_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=placement.num_workers,
+            num_workers=_num_workers(placement),
             use_gpu=placement.gpus_per_worker > 0,
             resources_per_worker=placement.resources_per_worker(),
         ),
         run_config=ray.train.RunConfig(
             name=attempt,
             storage_path=attempts.uri,
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            failure_config=ray.train.FailureConfig(
+                max_failures=-1, controller_failure_limit=-1 if placement.is_elastic else MAX_STARTUP_FAILURES
+            ),
             callbacks=callbacks,
             worker_runtime_env=None if started_here else {"env_vars": _worker_environment()},
         ),
     )
+
+
+def _num_workers(placement: Placement) -> int | tuple[int, int]:
+    """As Ray wants it; with a range, a group that lost a worker goes on without it, and takes in what comes."""
+    if placement.most_workers is None or not placement.is_elastic:
+        return placement.num_workers
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ELASTIC_STARTUP_S))
+    return placement.num_workers, placement.most_workers
 
 
 def _worker_environment() -> dict[str, str]:
@@ -313,6 +332,9 @@ class _Fit:
             startup_s=self._startup_s,
             notes=tuple(values["notes"]),
             divergences=tuple(values["divergences"]),
+            damaged=tuple(values["damaged"]),
+            restarts=values["restarts"],
+            steps_again=values["steps_again"],
             attempt=self._name,
         )
 

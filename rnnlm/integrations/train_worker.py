@@ -35,6 +35,7 @@ from rnnlm.training.checkpoint import load_checkpoint, read_state
 from rnnlm.training.collective import Alone, Collective, TorchCollective
 from rnnlm.training.guard import Divergence, after
 from rnnlm.training.loop import training_steps
+from rnnlm.training.starts import PROGRESS_FILE, Starts
 from rnnlm.training.state import StepReport, TrainingRun, TrainingState
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PROGRESS_FILE = "progress.json"
 STOP_FILE = "stop.json"
 HISTORY_FILE = "history.parquet"
 PROGRESS_UNITS = 1000
@@ -93,9 +93,9 @@ def train_on_worker(values: Mapping[str, Any]) -> dict[str, Any]:
         values: the fields of a `WorkerJob`.
 
     Returns:
-        What was reached, the same on every worker: `step`, `planned_steps`, `best_step`, `metrics` (of the best
-        validation), `elapsed_s`, `tokens`, `stop`, `checkpoint`, `last_checkpoint`, `notes`. Or `error` and `error_kind`,
-        when trying again cannot help.
+        What was reached, as worker 0 knows it: `step`, `planned_steps`, `best_step`, `metrics` (of the best
+        validation), `elapsed_s`, `tokens`, `stop`, `checkpoint`, `last_checkpoint`, `notes`, `damaged`, `restarts`,
+        `steps_again`. Or `error` and `error_kind`, when trying again cannot help.
     """
     worker = Worker(WorkerJob(**values))
     with contextlib.ExitStack() as stack:
@@ -111,6 +111,7 @@ class Worker:
         self._folder = Store(job.folder)
         self._collective: Collective = Alone()
         self._checkpoints = CheckpointStore(self._folder, self._experiment.train.keep_checkpoints)
+        self._starts: Starts | None = None
         self._outside: _Outside | None = None
         self._notes: tuple[str, ...] = ()
 
@@ -123,7 +124,16 @@ class Worker:
         if dist.is_initialized() and dist.get_world_size() > 1:
             self._collective = TorchCollective()
         if self._collective.rank == 0:
+            self._starts = Starts(self._folder)
             self._outside = stack.enter_context(_Outside(self._job, self._folder))
+        try:
+            return self._work()
+        except Exception as error:
+            if self._starts is not None:
+                self._starts.failed(f"{type(error).__name__}: {error}")
+            raise
+
+    def _work(self) -> dict[str, Any]:
         run, problem = None, None
         try:
             run = self._set_up()
@@ -152,6 +162,8 @@ class Worker:
         """A new run, taken to the newest checkpoint if there is one; in fp32 if it has diverged before."""
         experiment, job = self._experiment, self._job
         step = self._checkpoints.newest(self._collective)
+        if diverged is None:
+            self._begin(step)
         checkpoint = self._checkpoints.fetch(step) if step else None
         has_diverged = diverged is not None or bool(
             checkpoint and read_state(checkpoint, verify=False)["state"].get("divergences")
@@ -178,6 +190,17 @@ class Worker:
             self._notes = load_checkpoint(checkpoint, run)
         return run
 
+    def _begin(self, step: int) -> None:
+        """Write down that the workers start from this checkpoint, unless that has become pointless. Collective."""
+        problem = None
+        try:
+            if self._starts is not None:
+                self._starts.begin(self._job.attempt, step, self._collective.world_size)
+        except RnnlmError as error:
+            problem = error
+        if self._collective.any(problem is not None):
+            raise problem or RnnlmError("another worker gave up")
+
     def _train(self, run: TrainingRun) -> RnnlmError | None:
         """Run the loop. Returns what ends the training for good, which the loop raises on all workers alike."""
         outside = self._outside
@@ -185,13 +208,14 @@ class Worker:
         while True:
             try:
                 report = next(steps, None)
+                if report is None:
+                    self._checkpoints.wait(self._collective)
+                    return None
+                self._after_step(run, report)
             except UnreachableError:
                 raise
             except RnnlmError as error:
                 return error
-            if report is None:
-                return None
-            self._after_step(run, report)
 
     def _after_step(self, run: TrainingRun, report: StepReport) -> None:
         outside = self._outside
@@ -201,9 +225,7 @@ class Worker:
             if outside is not None:
                 # What the checkpoint says is done has to be logged: those steps will not be trained again.
                 outside.flush()
-            self._checkpoints.save(run, report.step, self._collective)
-            if outside is not None:
-                self._checkpoints.prune(run.state.best_step or 0)
+            self._checkpoints.save(run, self._collective)
         if report.validation is not None and report.stop is None:
             # The last one comes with the result of the run: a scheduler must not cut off what follows it.
             progress = {
@@ -243,6 +265,9 @@ class Worker:
             "last_checkpoint": last,
             "notes": list(self._notes),
             "divergences": run.state.divergences,
+            "damaged": [checkpoint_name(step) for step in self._checkpoints.passed_over],
+            "restarts": 0 if self._starts is None else self._starts.restarts,
+            "steps_again": 0 if self._starts is None else self._starts.steps_again,
         }
 
 

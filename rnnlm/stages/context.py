@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,8 @@ class Options:
         store: folder or URI for everything that is written.
         tracking_uri: MLflow's, a database or a server.
         address: of a running Ray; None starts one here.
-        workers: training processes; None lets the machine decide.
+        workers: training processes; None lets the machine decide. `most_workers`: what they may grow to, where they may go
+            on with fewer.
         cpus_per_worker: cores of each.
         gpus_per_worker: GPUs of each.
         from_run: take this MLflow run's record as input instead of the newest.
@@ -53,6 +54,7 @@ class Options:
     tracking_uri: str
     address: str | None = None
     workers: int | None = None
+    most_workers: int | None = None
     cpus_per_worker: int | None = None
     gpus_per_worker: float | None = None
     from_run: str | None = None
@@ -211,9 +213,10 @@ class Context(Surroundings):
         options = self.options
         if options.workers == 0:
             return Placement(0, options.cpus_per_worker or os.cpu_count() or 1, options.gpus_per_worker or 0.0)
-        return self.ray.placement(
+        placement = self.ray.placement(
             options.workers, options.cpus_per_worker, options.gpus_per_worker, self.experiment.positions_per_step
         )
+        return replace(placement, most_workers=options.most_workers)
 
     @contextlib.contextmanager
     def mlflow_run(self, folder: Store, stage: str, inputs: dict[str, str] | None = None) -> Iterator[str]:

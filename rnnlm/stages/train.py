@@ -88,6 +88,7 @@ def _costs(result: "TrainResult") -> dict[str, float]:
         names.TOKENS_PER_SECOND: result.tokens_per_second,
         names.phase_seconds("train"): result.seconds,
         names.PEAK_MEMORY: result.peak_mb,
+        names.STEPS_AGAIN: result.steps_again,
         names.NUM_PARAMETERS: result.parameters.get("total", 0),
         names.NUM_LAYER_PARAMETERS: result.parameters.get("without_embeddings", 0),
     }
@@ -103,6 +104,8 @@ def _log(context: Context, folder: Store, run_id: str, result: "TrainResult") ->
     tags = {"rnnlm.stop": result.stop, "rnnlm.best_step": str(result.best_step)}
     if result.notes:
         tags["rnnlm.exact_resume"] = "false"
+    if result.restarts:
+        tags["rnnlm.restarts"] = str(result.restarts)
     if result.divergences:
         tags["rnnlm.divergences"] = "; ".join(result.divergences)
     tracking.set_tags(run_id, tags)
@@ -148,4 +151,7 @@ def describe(result: "TrainResult") -> str:
 def warnings(result: "TrainResult") -> list[str]:
     """What people should know of how it got there."""
     lines = [f"  not exactly as without the stop: {note}" for note in result.notes]
+    lines += [f"  {name} was damaged; the checkpoint before it was used" for name in result.damaged]
+    if result.restarts:
+        lines.append(f"  started again {result.restarts} times, which took {result.steps_again:,} steps anew")
     return [*lines, *(f"  diverged and went back: {divergence}" for divergence in result.divergences)]

@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from rnnlm import faults
 from rnnlm.errors import RnnlmError
 from rnnlm.storage import sha256_file
+from rnnlm.training.guard import Divergence
 from rnnlm.training.state import TrainingRun, TrainingState
 
 FORMAT = 1
@@ -39,27 +41,60 @@ class CorruptCheckpoint(RnnlmError):
     """A folder that is no complete checkpoint, or whose files are not what was written."""
 
 
-def save_checkpoint(folder: Path, run: TrainingRun) -> None:
-    """Save a run between two steps. Collective: every worker calls it, worker 0 writes.
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint will hold, as copies on the CPU, so that it can be written while training goes on."""
+
+    step: int
+    files: Mapping[str, Mapping[str, Tensor]]
+    """The tensors of each file."""
+    described: Mapping[str, Any]
+    """For `state.json`."""
+
+    def write(self, folder: Path) -> None:
+        """Write the checkpoint.
+
+        Args:
+            folder: made if need be; an older checkpoint in it is replaced.
+
+        Raises:
+            RnnlmError: the disk refuses.
+        """
+        try:
+            _write(folder, self.files, self.described)
+        except (OSError, SafetensorError) as error:
+            raise RnnlmError(f"{folder}: the checkpoint cannot be written: {error}") from error
+
+
+def take_snapshot(run: TrainingRun) -> Snapshot | None:
+    """Copy a run between two steps. Collective: every worker calls it; worker 0 gets the copy, the others None.
 
     Args:
-        folder: made if need be; an older checkpoint in it is replaced.
         run: as it is after a step's report.
 
     Raises:
-        RnnlmError: a weight, an average or a moment is not finite, or the disk refuses.
+        Divergence: a weight, an average or a moment is not finite. On all workers alike.
     """
     run.measurements.pull()
     carried = run.task.carried(run.collective)
-    if run.collective.rank != 0:
-        return
-    files = _tensors(run, carried)
-    for name in ("model", "ema", "optimizer"):
-        _refuse_non_finite(files.get(name, {}), run.state.step)
-    try:
-        _write(folder, files, _describe(run))
-    except OSError as error:
-        raise RnnlmError(f"{folder}: the checkpoint cannot be written: {error}") from error
+    snapshot = Snapshot(run.state.step, _tensors(run, carried), _describe(run)) if run.collective.rank == 0 else None
+    bad = None if snapshot is None else _not_finite(snapshot)
+    if run.collective.any(bad is not None):
+        reason = f"{bad or 'a weight'} has values that are not finite, so no checkpoint was saved"
+        raise Divergence(run.state.step, reason, run.history.last().learning_rate if len(run.history) else run.optim.lr)
+    return snapshot
+
+
+def save_checkpoint(folder: Path, run: TrainingRun) -> None:
+    """Take a snapshot and write it. Collective: every worker calls it, worker 0 writes.
+
+    Raises:
+        Divergence: a weight, an average or a moment is not finite.
+        RnnlmError: the disk refuses.
+    """
+    snapshot = take_snapshot(run)
+    if snapshot is not None:
+        snapshot.write(folder)
 
 
 def load_checkpoint(folder: Path, run: TrainingRun) -> tuple[str, ...]:
@@ -162,10 +197,11 @@ def _tensors(run: TrainingRun, carried: Mapping[str, Tensor]) -> dict[str, dict[
     }
     if run.average is not None:
         files["ema"] = run.average.tensors()
-    return {
-        file: {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        for file, tensors in files.items()
-    }
+    return {file: {name: _copied(tensor) for name, tensor in tensors.items()} for file, tensors in files.items()}
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _describe(run: TrainingRun) -> dict[str, Any]:
@@ -176,7 +212,7 @@ def _describe(run: TrainingRun) -> dict[str, Any]:
         "state": run.state.plain(),
         "steps_per_epoch": run.task.steps_per_epoch(),
         "ema_updates": run.average.num_updates if run.average else 0,
-        "validations": run.history.validations,
+        "validations": list(run.history.validations),
         "environment": _environment(run),
     }
 
@@ -192,13 +228,11 @@ def _environment(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor], step: int) -> None:
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise RnnlmError(
-                f"training diverged at step {step}: {name} has values that are not finite, so no checkpoint was saved; "
-                "lower optim.lr or optim.clip_grad_norm"
-            )
+def _not_finite(snapshot: Snapshot) -> str | None:
+    """The name of a weight, an average or a moment with a value that is not finite; None: there is none."""
+    checked = [snapshot.files.get(name, {}) for name in ("model", "ema", "optimizer")]
+    every = (pair for tensors in checked for pair in tensors.items())
+    return next((name for name, tensor in every if not bool(torch.isfinite(tensor).all())), None)
 
 
 def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], described: Mapping[str, Any]) -> None:

@@ -22,6 +22,8 @@ PEAK_MEMORY = "memory/workers_peak_mb"
 """Most memory of all training processes together, in 10^6 bytes: the sum of each one's largest resident set."""
 NUM_PARAMETERS = "model/parameters"
 NUM_LAYER_PARAMETERS = "model/parameters_without_embeddings"
+STEPS_AGAIN = "train/steps_again"
+"""Steps that were taken again after restarts, as they lay beyond the last checkpoint; at least so many."""
 PADDING_SHARE = "data/padding_share"
 
 

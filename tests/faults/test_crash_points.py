@@ -154,7 +154,7 @@ class Place:
         client = MlflowClient(uri, uri)
         experiments = [each.experiment_id for each in client.search_experiments()]
         runs = client.search_runs(experiments, max_results=1000)
-        timed = ("seconds", "_s", "per_second", "memory")
+        timed = ("seconds", "_s", "per_second", "memory", "steps_again")
         shown = {
             run.data.tags["rnnlm.stage"]: (
                 run.info.status,

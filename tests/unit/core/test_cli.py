@@ -183,8 +183,10 @@ def test_an_interrupt_while_ray_is_being_stopped_is_clean_too(desk: Path, last_l
     ("argv", "message"),
     [
         (["--wrokers", "2"], "unrecognized arguments: --wrokers"),
-        (["--workers", "many"], "--workers: invalid int value: 'many'"),
-        (["--workers", "-1"], "--workers: should be at least 0 (got -1)"),
+        (["--workers", "many"], "--workers: should be a number of at least 0, or a range such as 1:4 (got many)"),
+        (["--workers=-1"], "--workers: should be a number of at least 0, or a range such as 1:4 (got -1)"),
+        (["--workers", "3:2"], "--workers: a range should go from at least 1 to no less (got 3:2)"),
+        (["--workers", "0:2"], "--workers: a range should go from at least 1 to no less (got 0:2)"),
         (["--cpus-per-worker", "0"], "--cpus-per-worker: should be at least 1 (got 0)"),
         (["--gpus-per-worker", "-0.5"], "--gpus-per-worker: should be at least 0 (got -0.5)"),
         (["--store"], "--store: expected one argument"),
@@ -338,3 +340,10 @@ def test_an_unforeseen_failure_before_the_work_is_no_stack_trace(desk: Path, cap
 
     assert cli.guarded("idle", cli.bare_parser("idle", None), start, []) == 1
     assert capfd.readouterr().err == "idle: ZeroDivisionError: by zero\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(None, (None, None)), ("0", (0, None)), ("3", (3, None)), ("1:4", (1, 4)), ("2:2", (2, 2))]
+)
+def test_workers_are_a_number_or_a_range(given: str | None, expected: tuple[int | None, int | None]) -> None:
+    assert cli.read_workers(given) == expected
