@@ -2,11 +2,17 @@
 
 `RNNLM_CRASH=POINT@N` ends the process without any clean-up when it comes to POINT for the Nth time. Points stand before and
 after everything that others can see: files that commit something, batches of metrics, versions and aliases of models.
+
+Where many processes come and go, `RNNLM_CRASH_AIM=FOLDER` serves better: a process that comes to a point takes away the file of
+that name in the folder, if there is one, and kills itself. So each file that a test puts there is one death, and its going
+proves where it happened.
 """
 
 import os
+import signal
 
 VARIABLE = "RNNLM_CRASH"
+AIM_VARIABLE = "RNNLM_CRASH_AIM"
 EXIT_CODE = 86
 POINTS = (
     "store.write",  # before a file appears in the store
@@ -30,6 +36,9 @@ _seen: dict[str, int] = {}
 
 def point(name: str) -> None:
     """A place where the process may end; does nothing unless the environment names it."""
+    folder = os.environ.get(AIM_VARIABLE)
+    if folder:
+        _aimed(folder, name)
     wanted = os.environ.get(VARIABLE)
     if not wanted:
         return
@@ -37,3 +46,11 @@ def point(name: str) -> None:
     _seen[name] = _seen.get(name, 0) + 1
     if wanted == f"{name}@{_seen[name]}":
         os._exit(EXIT_CODE)
+
+
+def _aimed(folder: str, name: str) -> None:
+    try:
+        os.unlink(f"{folder}/{name}")  # noqa: PTH108 -- atomic: of several processes one takes it
+    except FileNotFoundError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)

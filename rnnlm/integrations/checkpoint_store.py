@@ -8,6 +8,7 @@ import contextlib
 import logging
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from rnnlm.errors import RnnlmError
@@ -33,11 +34,13 @@ class CheckpointStore:
     Args:
         folder: the training's folder.
         keep: newest checkpoints to keep, besides the best.
+        check: called before each is written; raises where this process must not write any more.
     """
 
-    def __init__(self, folder: Store, keep: int) -> None:
+    def __init__(self, folder: Store, keep: int, check: Callable[[], None] = lambda: None) -> None:
         self._folder = folder
         self._keep = keep
+        self._check = check
         self._writer: threading.Thread | None = None
         self._problem: RnnlmError | None = None
         self.passed_over: list[int] = []
@@ -100,6 +103,11 @@ class CheckpointStore:
 
     def _write(self, snapshot: Snapshot, best_step: int) -> None:
         name = checkpoint_name(snapshot.step)
+        try:
+            self._check()
+        except RnnlmError as error:
+            self._problem = error
+            return
         try:
             local = self._folder.local(name)
             if local is not None:

@@ -110,8 +110,8 @@ class Worker:
         self._experiment = Experiment.parse(job.experiment)
         self._folder = Store(job.folder)
         self._collective: Collective = Alone()
-        self._checkpoints = CheckpointStore(self._folder, self._experiment.train.keep_checkpoints)
         self._starts: Starts | None = None
+        self._checkpoints = CheckpointStore(self._folder, self._experiment.train.keep_checkpoints, self._check)
         self._outside: _Outside | None = None
         self._notes: tuple[str, ...] = ()
 
@@ -189,6 +189,11 @@ class Worker:
         if checkpoint is not None:
             self._notes = load_checkpoint(checkpoint, run)
         return run
+
+    def _check(self) -> None:
+        """Whether this is still the start of the training that counts."""
+        if self._starts is not None:
+            self._starts.check()
 
     def _begin(self, step: int) -> None:
         """Write down that the workers start from this checkpoint, unless that has become pointless. Collective."""

@@ -4,6 +4,7 @@ A training whose processes die goes on from its newest checkpoint, so the steps 
 no further than the same checkpoint again and again will not do so next time either, and is given up.
 """
 
+import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ class Start:
         again: steps beyond that checkpoint that had been taken before; at least so many, as the processes before told of
             their progress now and then.
         error: what they ended with, where they could say.
+        token: tells this start from all others.
     """
 
     attempt: str
@@ -35,6 +37,7 @@ class Start:
     workers: int
     again: int = 0
     error: str | None = None
+    token: str = ""
 
 
 class Starts:
@@ -53,6 +56,7 @@ class Starts:
         with trusting(folder.path(STARTS_FILE)):
             self._starts = [Start(**value) for value in values]
         self._reached = self._progress()
+        self._token = ""
 
     def begin(self, attempt: str, step: int, workers: int) -> None:
         """Write a start down.
@@ -66,8 +70,22 @@ class Starts:
             raise RnnlmError(
                 f"the workers ended {MAX_VAIN_STARTS} times in a row after step {step}, with no new checkpoint: {said}"
             )
-        self._starts.append(Start(attempt, step, workers, max(0, self._reached - step)))
+        self._token = uuid.uuid4().hex
+        self._starts.append(Start(attempt, step, workers, max(0, self._reached - step), token=self._token))
         self._write()
+
+    def check(self) -> None:
+        """Make sure that nobody has started after us: processes that nobody watches any more must not write.
+
+        Raises:
+            RnnlmError: somebody has.
+        """
+        if not self._token:
+            return
+        with trusting(self._folder.path(STARTS_FILE)):
+            latest = self._folder.read_json(STARTS_FILE)[-1]["token"]
+        if latest != self._token:
+            raise RnnlmError(f"{self._folder.uri}: another process has gone on with this training")
 
     def failed(self, error: str) -> None:
         """Note what the processes that run now end with."""

@@ -130,3 +130,15 @@ def test_values_that_are_not_finite_are_a_divergence_on_all_workers(make_run: Ma
 def _as_second(run: TrainingRun) -> TrainingRun:
     run.collective = Second()
     return run
+
+
+def test_who_must_not_write_any_more_does_not(make_run: MakeRun, tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise RnnlmError("another process has gone on")
+
+    store = CheckpointStore(Store(str(tmp_path)), keep=2, check=refuse)
+    store.save(after(make_run(), 1), Alone())
+
+    with pytest.raises(RnnlmError, match="gone on"):
+        store.wait(Alone())
+    assert list(tmp_path.iterdir()) == []

@@ -55,3 +55,16 @@ def test_a_damaged_file_is_our_error(tmp_path: Path, damaged: str) -> None:
 
     with pytest.raises(RnnlmError, match=STARTS_FILE):
         Starts(Store(str(tmp_path)))
+
+
+def test_whom_another_start_has_followed_must_not_write(tmp_path: Path) -> None:
+    folder = Store(str(tmp_path))
+    first, second = Starts(folder), Starts(folder)
+    first.check()
+    first.begin("a", 0, 1)
+    first.check()
+    second.begin("b", 0, 1)
+    second.check()
+
+    with pytest.raises(RnnlmError, match="another process has gone on"):
+        first.check()
