@@ -2,7 +2,8 @@
 # Start a Ray cluster of two nodes on this machine: a head and a worker, with token authentication and every port
 # that can be bound to loopback bound there. Stop it with cluster/stop.sh.
 #
-#   cluster/two_nodes.sh [FOLDER]     FOLDER keeps the token and the environment (default: .cluster)
+#   cluster/two_nodes.sh [FOLDER]          FOLDER keeps the token and the environment (default: .cluster)
+#   cluster/two_nodes.sh FOLDER worker     start the worker again, after it was killed
 #
 # Then:  source FOLDER/environment && python -m pipelines.run_all EXPERIMENT.toml --address "$RAY_ADDRESS"
 set -euo pipefail
@@ -34,15 +35,21 @@ echo "$temporary" >"$folder/temporary"
 export RNNLM_CLUSTER=$folder  # by which cluster/stop.sh knows the processes
 unset RAY_ADDRESS RAY_API_SERVER_ADDRESS
 
-"$python" -m ray.scripts.scripts start --head --node-ip-address=127.0.0.1 --port="$port" \
-  --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" --include-dashboard=true \
-  --dashboard-agent-listen-port="$agent_port" --ray-client-server-port="$((agent_port + 2))" \
-  --num-cpus="$cpus_per_node" --object-store-memory=268435456 --temp-dir="$temporary" --disable-usage-stats
-# With a folder of its own: a node that unpacks a job's working directory deletes the other's copy of it first.
-"$python" -m ray.scripts.scripts start --address="127.0.0.1:$port" --node-ip-address=127.0.0.1 \
-  --temp-dir="$temporary-2" \
-  --dashboard-agent-listen-port="$((agent_port + 1))" \
-  --num-cpus="$cpus_per_node" --object-store-memory=268435456 --disable-usage-stats
+start_head() {
+  "$python" -m ray.scripts.scripts start --head --node-ip-address=127.0.0.1 --port="$port" \
+    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" --include-dashboard=true \
+    --dashboard-agent-listen-port="$agent_port" --ray-client-server-port="$((agent_port + 2))" \
+    --num-cpus="$cpus_per_node" --object-store-memory=268435456 --temp-dir="$temporary" --disable-usage-stats
+}
+start_worker() {
+  # With a folder of its own: a node that unpacks a job's working directory deletes the other's copy of it first.
+  "$python" -m ray.scripts.scripts start --address="127.0.0.1:$port" --node-ip-address=127.0.0.1 \
+    --temp-dir="$temporary-2" \
+    --dashboard-agent-listen-port="$((agent_port + 1))" \
+    --num-cpus="$cpus_per_node" --object-store-memory=268435456 --disable-usage-stats
+}
+[ "${2:-}" = worker ] || start_head
+start_worker
 
 echo "two nodes are up; for your shell: source $folder/environment"
 echo "stop them with: cluster/stop.sh $folder"

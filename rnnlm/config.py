@@ -214,7 +214,7 @@ def _is_tag(members: Iterable[Any], part: str) -> bool:
 def _line(schema: type[BaseModel], keys: list[str], details: list[ErrorDetails]) -> str:
     path, detail = ".".join(keys), details[0]
     if detail["type"] == "extra_forbidden":
-        return f"{path}: unknown key; {_nearest(schema, keys)}"
+        return f"{path}: unknown key; {_nearest(schema, keys, detail['loc'])}"
     if detail["type"] == "missing":
         return f"{path}: is required"
     message = " or ".join(dict.fromkeys(_message(each) for each in details))
@@ -227,8 +227,10 @@ def _message(detail: ErrorDetails) -> str:
     return detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
 
 
-def _nearest(schema: type[BaseModel], keys: list[str]) -> str:
-    models = _models(_declared(schema, keys[:-1])) if len(keys) > 1 else [schema]
+def _nearest(schema: type[BaseModel], keys: list[str], location: tuple[int | str, ...]) -> str:
+    """What the key may have meant, among those of the union's member that the location names."""
+    models = list(_models(_declared(schema, keys[:-1]))) if len(keys) > 1 else [schema]
+    models = [model for model in models if any(_is_tag([model], str(part)) for part in location[:-1])] or models
     siblings = sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
     near = difflib.get_close_matches(keys[-1], siblings, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(siblings)}"

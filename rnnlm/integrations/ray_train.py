@@ -38,6 +38,8 @@ STOP_GRACE_S = 20.0
 """Seconds in which workers that are asked to stop may save; then they are given up."""
 PEER_TIMEOUT_S = 600
 """Seconds after which a worker that waits for the others gives up."""
+ELASTIC_LOOK_S = 30.0
+"""Seconds between looks for room for more workers."""
 _POLL_S = 0.5
 _NOT_NEEDED = (PlacementGroupCleanerCallback, DatasetsCallback)
 
@@ -193,6 +195,7 @@ def trainer(
             num_workers=_num_workers(placement),
             use_gpu=placement.gpus_per_worker > 0,
             resources_per_worker=placement.resources_per_worker(),
+            elastic_resize_monitor_interval_s=ELASTIC_LOOK_S,
         ),
         run_config=ray.train.RunConfig(
             name=attempt,

@@ -9,10 +9,11 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ NAME = "killed"
 WINDOWS = ("checkpoint.files", "checkpoint.commit", "checkpoint.committed", "metrics.send", "metrics.sent")
 """Points inside the writing of a checkpoint or a batch of metrics."""
 PATIENCE_S = 240.0
+ELASTIC_STEPS = 80_000
+"""As many as take longer than three nodes need to go and to come back."""
 EXPERIMENT = """
 name = "killed"
 task = "text"
@@ -213,17 +216,12 @@ def wait(
 
 
 @pytest.fixture(scope="module")
-def steps(long_form: bool) -> int:
-    return 20_000 if long_form else 1_500
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory, steps: int) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose corpus is ingested and tokenized, and whose database has its tables."""
     folder = tmp_path_factory.mktemp("template") / "place"
     folder.mkdir()
     (folder / "lines.txt").write_text("".join(f"{10 + number} bottles stand on the wall\n\n" for number in range(600)))
-    (folder / "killed.toml").write_text(EXPERIMENT.format(folder=folder, steps=steps))
+    (folder / "killed.toml").write_text(EXPERIMENT.format(folder=folder, steps=1))
     place = Place(folder, clean())
     place.run("ingest")
     place.run("tokenize_corpus")
@@ -237,30 +235,27 @@ def clean() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {"OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture(scope="module")
-def make_place(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Place]:
-    def make(**variables: str) -> Place:
-        folder = tmp_path_factory.mktemp("training") / "place"
-        shutil.copytree(template, folder)
-        return Place(folder, clean() | variables)
+@pytest.fixture
+def make_place(template: Path, tmp_path: Path) -> Callable[..., Place]:
+    """A new place for a training of so many steps."""
+
+    def make(name: str, steps: int, **variables: str) -> Place:
+        shutil.copytree(template, tmp_path / name)
+        place = Place(tmp_path / name, clean() | variables)
+        place.experiment.write_text(EXPERIMENT.format(folder=template, steps=steps))
+        return place
 
     return make
 
 
-@pytest.fixture(scope="module")
-def whole(make_place: Callable[..., Place]) -> tuple[Place, float]:
-    """The training with two workers that nobody killed, and its seconds."""
-    place, started = make_place(), time.monotonic()
-    place.run("train", "--workers", "2")
-    return place, time.monotonic() - started
-
-
 @pytest.mark.timeout(3000)
 def test_workers_and_drivers_are_killed(
-    make_place: Callable[..., Place], whole: tuple[Place, float], long_form: bool, report: Callable[..., None]
+    make_place: Callable[..., Place], long_form: bool, report: Callable[..., None]
 ) -> None:
-    untouched, whole_s = whole
-    place, started = make_place(), time.monotonic()
+    steps = 20_000 if long_form else 1_500
+    untouched = make_place("untouched", steps)
+    untouched.run("train", "--workers", "2")
+    place, started = make_place("killed", steps), time.monotonic()
     kills = Kills(place, seed=0)
     plan = ["aimed", "random", "aimed", "random", "driver"] if long_form else ["aimed", "driver"]
     for number in range(6 if long_form else 1):
@@ -288,5 +283,118 @@ def test_workers_and_drivers_are_killed(
     assert again > 0
     report(
         "training killed", kills=kills.by_kind, in_window=kills.in_window, restarts=len(place.starts()) - 1, steps_again=again,
-        steps=len(history["step"]), seconds=round(time.monotonic() - started), seconds_untouched=round(whole_s), equal=True,
+        steps=steps, seconds=round(time.monotonic() - started), equal=True,
     )  # fmt: skip
+
+
+class Cluster:
+    """A Ray of a head and a worker node on this machine, one core each; the worker node can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        ports = ("RAY_PORT", "RAY_DASHBOARD_PORT", "RAY_AGENT_PORT")
+        free = {name: str(port) for name, port in zip(ports, free_ports(len(ports)), strict=True)}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self._environment = clean() | free | {"PYTHON": sys.executable, "PATH": path}
+        self.script("two_nodes.sh")
+        lines = (folder / "environment").read_text("utf-8").splitlines()
+        self.variables = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+    def script(self, name: str, *arguments: str) -> None:
+        # Not a pipe: the cluster would keep it open.
+        with self.folder.with_suffix(".log").open("a") as log:
+            command = ["bash", str(ROOT / "cluster" / name), str(self.folder), *arguments]
+            done = subprocess.run(
+                command, env=self._environment, stdout=log, stderr=subprocess.STDOUT, timeout=PATIENCE_S, check=False
+            )
+        assert done.returncode == 0, self.folder.with_suffix(".log").read_text()
+
+    def kill_worker_node(self) -> None:
+        """SIGKILL its raylet; everything that runs on that node goes with it."""
+        mark = f"{(self.folder / 'temporary').read_text().strip()}-2"
+        (raylet,) = [
+            process for process in psutil.process_iter() if process.name() == "raylet" and mark in said(process)
+        ]
+        raylet.kill()
+        raylet.wait(10)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free, each with two free ones behind it, as Ray's agents take more than one."""
+    found: list[int] = []
+    while len(found) < count:
+        taken = []
+        try:
+            with socket.socket() as first:
+                first.bind(("127.0.0.1", 0))
+                port = int(first.getsockname()[1])
+                for number in (1, 2):
+                    taken.append(socket.socket())
+                    taken[-1].bind(("127.0.0.1", port + number))
+                found.append(port)
+        except (OSError, OverflowError):
+            continue
+        finally:
+            for each in taken:
+                each.close()
+    return found
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    running = Cluster(tmp_path / "cluster")
+    try:
+        yield running
+    finally:
+        running.script("stop.sh")
+
+
+@pytest.mark.timeout(3000)
+def test_a_node_is_killed_and_comes_back(
+    make_place: Callable[..., Place],
+    cluster: Cluster,
+    long_form: bool,
+    report: Callable[..., None],
+) -> None:
+    """An elastic training goes on with one worker, then with two again: the same samples in the same order."""
+    if not long_form:
+        pytest.skip("takes minutes: make faults")
+    untouched = make_place("untouched", ELASTIC_STEPS)
+    untouched.run("train", "--workers", "2")
+    place, started = make_place("killed", ELASTIC_STEPS, **cluster.variables), time.monotonic()
+    driver = place.start("train", "--workers", "1:2")
+    wait(lambda: bool(place.checkpoints()), driver)
+    sizes = [place.starts()[-1]["workers"]]
+    shrunk, grown = [], []
+    for size in (1, 2) * 3:
+        changed = time.monotonic()
+        if size == 1:
+            cluster.kill_worker_node()
+        else:
+            cluster.script("two_nodes.sh", "worker")
+        wait(lambda size=size: place.starts()[-1]["workers"] == size, driver)  # type: ignore[misc]
+        (shrunk if size == 1 else grown).append(round(time.monotonic() - changed, 1))
+        sizes.append(size)
+        known = place.checkpoints()
+        wait(lambda known=known: bool(place.checkpoints() - known), driver)  # type: ignore[misc]
+    assert driver.wait(900) == 0, (place.folder / "log.txt").read_text()[-3000:]
+
+    history, expected = place.history(), untouched.history()
+    for key in ("step", "tokens", "learning_rate"):
+        assert history[key] == expected[key]
+    apart = max(
+        abs(mine - theirs) / theirs for mine, theirs in zip(history["loss_nats"], expected["loss_nats"], strict=True)
+    )
+    curves, expected_curves = place.curves(), untouched.curves()
+    assert {key: [step for step, _ in curve] for key, curve in curves.items()} == {
+        key: [step for step, _ in curve] for key, curve in expected_curves.items()
+    }
+    ((_, valid),) = curves["valid/perplexity_laned"]
+    ((_, wanted),) = expected_curves["valid/perplexity_laned"]
+    report(
+        "nodes killed", kills={"raylet": 3}, workers=sizes, shrunk_s=shrunk, grown_s=grown, valid=valid,
+        valid_untouched=wanted, largest_loss_difference=apart, steps_again=sum(start["again"] for start in place.starts()),
+        seconds=round(time.monotonic() - started),
+    )  # fmt: skip
+    assert abs(valid - wanted) <= 1e-3 * wanted
+    assert apart <= 1e-3

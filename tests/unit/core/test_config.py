@@ -33,6 +33,11 @@ def test_an_unknown_key_without_a_near_one_lists_what_is_allowed() -> None:
     assert "weight_decay" in line
 
 
+def test_a_key_of_another_kind_of_model_is_not_what_was_meant() -> None:
+    (line,) = problems(TEXT, "model.dropout=0.2")
+    assert line == "model.dropout: unknown key; did you mean 'input_dropout'?"
+
+
 def test_a_wrong_value_for_a_union_is_one_line() -> None:
     (line,) = problems({**TEXT, "data": {"train": 5}})
     assert line.startswith("data.train: should be")
