@@ -101,7 +101,7 @@ def load_checkpoint(folder: Path, run: TrainingRun) -> tuple[str, ...]:
     """Take a run, new from `build_run`, to where a checkpoint stands. Every worker does so.
 
     Returns:
-        What now differs from what computed the checkpoint (threads, release of torch, number of workers), a line each.
+        What now differs from what computed the checkpoint (threads, processor, release of torch, workers), a line each.
         With any of them the training goes on over the same samples, but not bit by bit as it would have.
 
     Raises:
@@ -126,7 +126,9 @@ def load_checkpoint(folder: Path, run: TrainingRun) -> tuple[str, ...]:
     run.state = TrainingState.from_plain(described["state"])
     now = _environment(run)
     then = described["environment"]
-    return tuple(f"{name} was {then.get(name)}, now is {now[name]}" for name in now if then.get(name) != now[name])
+    return tuple(
+        f"{name} was {was}, now is {now[name]}" for name, was in then.items() if name in now and was != now[name]
+    )
 
 
 def newest_valid(folders: Iterable[Path]) -> Path | None:
@@ -219,9 +221,13 @@ def _describe(run: TrainingRun) -> dict[str, Any]:
 
 def _environment(run: TrainingRun) -> dict[str, Any]:
     """What decides about the last bits."""
+    device = run.arithmetic.device
+    on_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
-        "device": run.arithmetic.device.type,
+        "device": device.type,
+        # Its vector instructions: kernels are chosen by them, and add up in another order.
+        "processor": torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability(),
         "precision": run.arithmetic.precision,
         "threads": torch.get_num_threads(),
         "workers": run.collective.world_size,

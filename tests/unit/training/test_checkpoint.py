@@ -70,6 +70,7 @@ def test_what_it_says_about_itself(make_run: MakeRun, tmp_path: Path) -> None:
     assert described["environment"] == {
         "torch": torch.__version__,
         "device": "cpu",
+        "processor": torch.backends.cpu.get_cpu_capability(),
         "precision": "fp32",
         "threads": torch.get_num_threads(),
         "workers": 1,
@@ -83,6 +84,13 @@ def test_differences_of_the_environment_are_named(make_run: MakeRun, tmp_path: P
     run = make_run()
     torch.set_num_threads(2)
     assert load_checkpoint(tmp_path, run) == ("threads was 1, now is 2",)
+
+
+def test_another_processor_is_named(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(make_run(), tmp_path)
+    usual = torch.backends.cpu.get_cpu_capability()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "other")
+    assert load_checkpoint(tmp_path, make_run()) == (f"processor was {usual}, now is other",)
 
 
 def test_weights_that_are_not_finite_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
