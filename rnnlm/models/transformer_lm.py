@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from rnnlm.models.language_model import INPUT_SITE, LanguageModel
 from rnnlm.nn.dropout import MaskContext, dropout
 from rnnlm.nn.state import State
-from rnnlm.nn.transformer import TransformerLayer, TransformerLayers, reset_transformer, rotation, sliding_window
+from rnnlm.nn.transformer import TransformerLayers, rotation, sliding_window
 
 LAYER_SITE = 16
-"""Where dropout acts: layer l has the sites LAYER_SITE + 4 l and the next two."""
+"""The first place of dropout in the layers."""
 
 
 class TransformerLanguageModel(LanguageModel):
@@ -59,18 +59,15 @@ class TransformerLanguageModel(LanguageModel):
         self.dropout = dropout
         self.head_size = width // num_heads
         self.layers = TransformerLayers(
-            TransformerLayer(
-                width=width,
-                num_heads=num_heads,
-                inner_width=inner_width,
-                has_source=False,
-                share=dropout,
-                first_site=LAYER_SITE + 4 * layer,
-            )
-            for layer in range(num_layers)
+            num_layers,
+            width=width,
+            num_heads=num_heads,
+            inner_width=inner_width,
+            has_source=False,
+            share=dropout,
+            first_site=LAYER_SITE,
         )
         self.norm = nn.LayerNorm(width)
-        reset_transformer(self.layers, num_layers)
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token: nothing is seen. `position` [B] counts the tokens read."""

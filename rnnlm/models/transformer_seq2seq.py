@@ -11,10 +11,10 @@ from rnnlm.nn.attention import DotAttention
 from rnnlm.nn.copy import CopyGate
 from rnnlm.nn.dropout import MaskContext, dropout
 from rnnlm.nn.state import State
-from rnnlm.nn.transformer import TransformerLayer, TransformerLayers, reset_transformer, rotation
+from rnnlm.nn.transformer import TransformerLayers, rotation
 
 ENCODER_SITE, DECODER_SITE = 1_000, 2_000
-"""Where dropout acts: layer l has the sites of its stack + 4 l and the next two."""
+"""The first place of dropout in either stack."""
 
 
 class TransformerSeq2Seq(Seq2Seq):
@@ -58,25 +58,15 @@ class TransformerSeq2Seq(Seq2Seq):
         )
         self.head_size = width // num_heads
 
-        def stack(count: int, first_site: int, *, has_source: bool) -> TransformerLayers:
-            return TransformerLayers(
-                TransformerLayer(
-                    width=width,
-                    num_heads=num_heads,
-                    inner_width=inner_width,
-                    has_source=has_source,
-                    share=dropout,
-                    first_site=first_site + 4 * layer,
-                )
-                for layer in range(count)
-            )
-
-        self.encoder_layers = stack(encoder_layers, ENCODER_SITE, has_source=False)
+        sizes = {"width": width, "num_heads": num_heads, "inner_width": inner_width}
+        self.encoder_layers = TransformerLayers(
+            encoder_layers, **sizes, has_source=False, share=dropout, first_site=ENCODER_SITE
+        )
         self.encoder_norm = nn.LayerNorm(width)
-        self.decoder_layers = stack(num_layers, DECODER_SITE, has_source=True)
+        self.decoder_layers = TransformerLayers(
+            num_layers, **sizes, has_source=True, share=dropout, first_site=DECODER_SITE
+        )
         self.decoder_norm = nn.LayerNorm(width)
-        reset_transformer(self.encoder_layers, encoder_layers)
-        reset_transformer(self.decoder_layers, num_layers)
         self.attention = DotAttention(query_size=width, memory_size=width) if copy_source else None
         self.copy_gate = CopyGate(input_size=2 * width) if copy_source else None
 

@@ -203,28 +203,54 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerLayers(nn.ModuleList):
-    """A list of layers whose members are known to be layers."""
+    """A stack of layers with fresh weights, normal with deviation 0.02, smaller by sqrt(2 L) where a layer adds to what it
+    reads (Radford et al. 2019, section 2.3).
+
+    Args:
+        num_layers: L.
+        width: E.
+        num_heads: H.
+        inner_width: of the feed-forward layers.
+        has_source: whether there is cross-attention.
+        share: of features dropped from what each part adds.
+        first_site: layer l has this place of dropout + 4 l, and the next two.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        *,
+        width: int,
+        num_heads: int,
+        inner_width: int,
+        has_source: bool,
+        share: float,
+        first_site: int,
+    ) -> None:
+        super().__init__(
+            TransformerLayer(
+                width=width,
+                num_heads=num_heads,
+                inner_width=inner_width,
+                has_source=has_source,
+                share=share,
+                first_site=first_site + 4 * layer,
+            )
+            for layer in range(num_layers)
+        )
+        self._reset()
 
     def __iter__(self) -> Iterator[TransformerLayer]:
         return cast("Iterator[TransformerLayer]", super().__iter__())
 
-
-@torch.no_grad()
-def reset_transformer(module: nn.Module, num_layers: int) -> None:
-    """Draw initial weights: normal with deviation 0.02, smaller by sqrt(2 L) where a layer adds to what it reads.
-
-    Source: Radford et al. (2019), section 2.3.
-
-    Args:
-        module: whose linear layers are drawn.
-        num_layers: L.
-    """
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear):
-            is_adding = name.endswith((".give", ".narrow"))
-            layer.weight.normal_(0, 0.02 / ((2 * num_layers) ** 0.5 if is_adding else 1))
-            if layer.bias is not None:
-                layer.bias.zero_()
+    @torch.no_grad()
+    def _reset(self) -> None:
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Linear):
+                is_adding = name.endswith((".give", ".narrow"))
+                layer.weight.normal_(0, 0.02 / ((2 * len(self)) ** 0.5 if is_adding else 1))
+                if layer.bias is not None:
+                    layer.bias.zero_()
 
 
 def sliding_window(filled_B: Tensor, length: int, context: int) -> Tensor:
