@@ -6,13 +6,15 @@ the disk and renamed, so that a reader never sees half a file.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +74,11 @@ class Store:
         """The path of a file or of the folder itself where the store is a local folder, else None."""
         return None if self._folder is None else self._folder / name
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether `create` is exclusive. Object stores could do it, but `pyarrow.fs` has no conditional write."""
+        return self._folder is not None
+
     def exists(self, name: str) -> bool:
         """Whether a file or folder is there."""
         if self._folder is not None:
@@ -90,7 +97,7 @@ class Store:
         if self._folder is not None:
             return (self._folder / name).read_bytes()
         filesystem, base = self._filesystem()
-        with self._reaching(), filesystem.open_input_stream(f"{base}/{name}") as stream:
+        with self._reaching(name), filesystem.open_input_stream(f"{base}/{name}") as stream:
             return bytes(stream.read())
 
     def read_json(self, name: str) -> Any:
@@ -109,19 +116,14 @@ class Store:
         """Write a file in one go: a reader sees the old content or the new, never a part."""
         if self._folder is not None:
             target = self._folder / name
-            with self._reaching(), _temporary_beside(target) as temporary:
-                with temporary.open("wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
+            with self._reaching(name), _temporary_beside(target) as temporary:
+                _write_through(temporary, data)
                 faults.point("store.write")
                 temporary.replace(target)
                 _sync_folder(target.parent)
         else:
-            filesystem, base = self._filesystem()
-            with self._reaching(), filesystem.open_output_stream(f"{base}/{name}") as stream:
-                faults.point("store.write")
-                stream.write(data)
+            with self._reaching(name):
+                _uninterrupted(self._write_object, name, data)
         faults.point("store.written")
 
     def write_json(self, name: str, value: Any) -> None:
@@ -139,12 +141,13 @@ class Store:
             self.write_bytes(name, data)
             return True
         target = self._folder / name
-        with self._reaching(), _temporary_beside(target) as temporary:
-            temporary.write_bytes(data)
+        with self._reaching(name), _temporary_beside(target) as temporary:
+            _write_through(temporary, data)
             try:
-                os.link(temporary, target)
+                _link(temporary, target)
             except FileExistsError:
                 return False
+            _sync_folder(target.parent)
         return True
 
     def files(self, prefix: str = "") -> list[str]:
@@ -180,7 +183,7 @@ class Store:
         """Delete a file or a tree; nothing happens where there is none."""
         if self._folder is not None:
             target = self._folder / name
-            with self._reaching():
+            with self._reaching(name):
                 if target.is_dir():
                     shutil.rmtree(target)
                 else:
@@ -190,7 +193,7 @@ class Store:
 
         filesystem, base = self._filesystem()
         kind = self._info(name).type
-        with self._reaching():
+        with self._reaching(name):
             if kind == FileType.Directory:
                 filesystem.delete_dir(f"{base}/{name}")
             elif kind == FileType.File:
@@ -206,9 +209,11 @@ class Store:
     def fetch(self, name: str, *, anew: bool = False) -> Path:
         """A local path with the content of a file or tree: the thing itself, or a copy in this node's cache.
 
+        A copy from before is used where it has the size and the time of the file in the store.
+
         Args:
             name: the file or tree.
-            anew: a copy from before is not good enough, as there may be other content under that name by now.
+            anew: that is not good enough, as the file may have been written twice in a second.
 
         Raises:
             FileNotFoundError: there is nothing of that name.
@@ -221,12 +226,13 @@ class Store:
         target = cache_folder() / hashlib.sha256(self.path(name).encode()).hexdigest()[:32] / Path(name).name
         if anew:
             shutil.rmtree(target.parent, ignore_errors=True)
-        for file in self._files_of(name):
-            inner = target if file == name else target / file[len(name) :].lstrip("/")
-            if not inner.exists():
-                with _temporary_beside(inner) as temporary:
-                    temporary.write_bytes(self.read_bytes(file))
-                    temporary.replace(inner)
+        infos = self._infos_of(name)
+        wanted = {target if file == name else target / file[len(name) :].lstrip("/"): file for file in infos}
+        for inner, file in wanted.items():
+            self._fetch_file(file, infos[file], inner)
+        for path in target.rglob("*"):
+            if path.is_file() and path not in wanted and not path.name.startswith(_TEMPORARY_PREFIX):
+                path.unlink(missing_ok=True)
         return target
 
     def size_bytes(self, prefix: str = "") -> int:
@@ -258,16 +264,31 @@ class Store:
     def _upload_file(self, local: Path, name: str) -> None:
         if self._folder is not None:
             target = self._folder / name
-            with self._reaching(), _temporary_beside(target) as temporary:
+            with self._reaching(name), _temporary_beside(target) as temporary:
                 shutil.copyfile(local, temporary)
                 with temporary.open("rb+") as stream:
                     os.fsync(stream.fileno())
                 temporary.replace(target)
             return
+        with self._reaching(name):
+            _uninterrupted(self._upload_object, local, name)
+
+    def _write_object(self, name: str, data: bytes) -> None:
         filesystem, base = self._filesystem()
-        with self._reaching(), local.open("rb") as source, filesystem.open_output_stream(f"{base}/{name}") as stream:
-            while chunk := source.read(_CHUNK_BYTES):
-                stream.write(chunk)
+        with filesystem.open_output_stream(f"{base}/{name}") as stream:
+            faults.point("store.write")
+            stream.write(data)
+
+    def _upload_object(self, local: Path, name: str) -> None:
+        filesystem, base = self._filesystem()
+        try:
+            with local.open("rb") as source, filesystem.open_output_stream(f"{base}/{name}") as stream:
+                while chunk := source.read(_CHUNK_BYTES):
+                    stream.write(chunk)
+        except OSError:
+            with contextlib.suppress(OSError):  # closing the stream has made a file of what there was
+                filesystem.delete_file(f"{base}/{name}")
+            raise
 
     def _filesystem(self) -> "tuple[FileSystem, str]":
         if self._remote is None:
@@ -279,25 +300,60 @@ class Store:
                 raise UsageError(f"store {self.uri}: no filesystem for this URI ({error})") from None
         return self._remote
 
-    def _files_of(self, name: str) -> list[str]:
-        from pyarrow.fs import FileType
+    def _fetch_file(self, name: str, info: Any, target: Path) -> None:
+        """Copy a file into the cache unless it is there."""
+        times_ns = (info.mtime_ns or 0, info.mtime_ns or 0)
+        with contextlib.suppress(FileNotFoundError):
+            found = target.stat()
+            if (found.st_size, found.st_mtime_ns) == (info.size, times_ns[1]):
+                return
+        data = self.read_bytes(name)
+        with _caching(target), _temporary_beside(target) as temporary:
+            temporary.write_bytes(data)
+            os.utime(temporary, ns=times_ns)
+            temporary.replace(target)
 
-        return self.files(name) if self._info(name).type == FileType.Directory else [name]
+    def _infos_of(self, name: str) -> dict[str, Any]:
+        """What the store knows of a file, or of each in a tree.
+
+        Raises:
+            FileNotFoundError: there is nothing of that name.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
+        info = self._info(name)
+        if info.type == FileType.NotFound:
+            raise FileNotFoundError(self.path(name))
+        if info.type == FileType.File:
+            return {name: info}
+        filesystem, base = self._filesystem()
+        with self._reaching(name):
+            infos = filesystem.get_file_info(FileSelector(f"{base}/{name}", recursive=True))
+        return {each.path[len(base) + 1 :]: each for each in infos if each.type == FileType.File}
 
     def _info(self, name: str) -> Any:
         filesystem, base = self._filesystem()
-        with self._reaching():
+        with self._reaching(name):
             return filesystem.get_file_info(f"{base}/{name}")
 
     @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _reaching(self, name: str = "") -> Iterator[None]:
         """Turn errors of the filesystem into ours; a file that is not there stays a FileNotFoundError."""
         try:
             yield
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise UnreachableError(f"store {self.uri}: {error.strerror or error}") from error
+            where = f": {name}" if name else ""
+            raise UnreachableError(f"store {self.uri}{where}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _caching(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnreachableError(f"{path}: {error.strerror or error} ({CACHE_VARIABLE} says where copies go)") from error
 
 
 @contextlib.contextmanager
@@ -313,6 +369,8 @@ def trusting(place: str) -> Iterator[None]:
 
 
 _TEMPORARY_PREFIX = ".writing-"
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What filesystems without hard links answer."""
 
 
 @contextlib.contextmanager
@@ -323,6 +381,38 @@ def _temporary_beside(target: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _uninterrupted(work: Callable[..., None], *arguments: Any) -> None:
+    """Do something to its end in a thread of its own: signals raise in the main thread.
+
+    A stream into an object store that is left early becomes an object all the same, of what was written until then.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work, *arguments).result()
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    """Write a file down to the disk."""
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name that nobody has yet; where there are no links, copy it to such a name.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with target.open("xb") as stream:
+            stream.write(source.read_bytes())
 
 
 def _sync_folder(folder: Path) -> None:
