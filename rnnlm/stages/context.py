@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnlm import artifacts
 from rnnlm.artifacts import Record
+from rnnlm.batch.lease import LEASE_FILE, lease
 from rnnlm.config import digest
 from rnnlm.console import Console
 from rnnlm.errors import UsageError
@@ -216,7 +217,7 @@ class Context(Surroundings):
         placement = self.ray.placement(
             options.workers, options.cpus_per_worker, options.gpus_per_worker, self.experiment.positions_per_step
         )
-        return replace(placement, most_workers=options.most_workers)
+        return placement if options.most_workers is None else replace(placement, most_workers=options.most_workers)
 
     @contextlib.contextmanager
     def mlflow_run(self, folder: Store, stage: str, inputs: dict[str, str] | None = None) -> Iterator[str]:
@@ -313,6 +314,8 @@ class Context(Surroundings):
     ) -> Outcome:
         """Do a stage's work unless a record matches, then write its record.
 
+        Only one process works on a folder at a time.
+
         Args:
             stage: its name.
             settings: its part of the experiment.
@@ -320,6 +323,9 @@ class Context(Surroundings):
             work: writes into the folder that it is given, and returns what the record says.
             relog: logs a record's contents to MLflow again and returns the record with the new run; used where the
                 record's run does not exist at this tracking URI.
+
+        Raises:
+            LeaseHeldError: another process works on the same; the message names it.
         """
         identity = artifacts.identity(stage, settings, inputs)
         folder = self.folder(stage, identity)
@@ -329,19 +335,22 @@ class Context(Surroundings):
         if record is not None:
             # What is done already goes only once the tracking server, where the stage needs it, has answered.
             _ = relog and self.tracking
-            self.store.delete(folder.uri[len(self.store.uri) + 1 :])
         self.console.say(f"{stage}: {self.experiment.name}")
-        started, startup_before = time.perf_counter(), self.startup_s
-        done = work(folder)
-        startup_s = self.startup_s - startup_before
-        seconds = time.perf_counter() - started - startup_s
-        record = artifacts.write_record(
-            folder,
-            Record(
-                stage, self.experiment.name, identity, settings, inputs,
-                done.files, {**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri}, done.run_id, round(seconds, 3),
-            ),
-        )  # fmt: skip
+        with lease(folder) as held:
+            if record is not None:
+                _clear(folder)
+            started, startup_before = time.perf_counter(), self.startup_s
+            done = work(folder)
+            startup_s = self.startup_s - startup_before
+            seconds = time.perf_counter() - started - startup_s
+            held.check()
+            outputs = {**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri}
+            record = artifacts.write_record(
+                folder,
+                Record(
+                    stage, self.experiment.name, identity, settings, inputs, done.files, outputs, done.run_id, round(seconds, 3)
+                ),
+            )  # fmt: skip
         self._shared.records[self.experiment.name, stage] = record
         outcome = _outcome(record)
         outcome.startup_s, outcome.notes = startup_s, done.notes
@@ -371,6 +380,14 @@ def _outcome(record: Record) -> Outcome:
         seconds=record.seconds,
         record=record,
     )
+
+
+def _clear(folder: Store) -> None:
+    """Delete all that a stage has written, but for the lease on it."""
+    stem = LEASE_FILE.removesuffix("json")
+    for name in folder.files():
+        if not name.startswith(stem):
+            folder.delete(name)
 
 
 def _is_database(uri: str) -> bool:

@@ -20,7 +20,6 @@ from rnnlm.storage import Store
 BUSY_S = 3_600.0
 """A folder in which something changed within this time may be in use."""
 _DAY_S = 86_400.0
-_LEASE_FILE = "lease.json"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def superfluous(
 
     for name in folders:
         if name not in records:
-            if current_holder(store.child(name), _LEASE_FILE) is None:
+            if current_holder(store.child(name)) is None:
                 yield from item("unfinished", name)
         elif name not in kept:
             yield from item("records", name)

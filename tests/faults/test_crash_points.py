@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 ROWS = 60
 HITS = (1, 2, 4)
 """Which time it comes to a point the chain is killed."""
-ONCE = {"version.create", "version.created", "alias.move", "alias.moved", "lease.taken"}
+ONCE = {"version.create", "version.created", "alias.move", "alias.moved"}
 """Points that it comes to once."""
 LONG = "RNNLM_LONG_FAULTS"
 EXPERIMENT = """

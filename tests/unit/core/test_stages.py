@@ -75,7 +75,7 @@ def fit(job: Any, session: Any, *, on_progress: Any, stop_requested: Callable[[]
         checkpoint=name, history="history.parquet", metrics={"valid/perplexity": 9.0}, step=run.state.step,
         planned_steps=run.state.planned_steps, best_step=run.state.best_step or 0, seconds=1.0, tokens_per_second=50.0,
         stop=run.state.stop, startup_s=0.25, peak_mb=100.0, parameters={"total": 10, "without_embeddings": 5},
-        notes=(), divergences=(),
+        notes=(), divergences=(), damaged=(), restarts=0, steps_again=0,
     )  # fmt: skip
 
 
