@@ -22,10 +22,18 @@ from rnnlm import faults
 
 pytestmark = pytest.mark.integration
 
-ROWS = 60
+ROWS = 80
 HITS = (1, 2, 4)
 """Which time it comes to a point the chain is killed."""
-ONCE = {"version.create", "version.created", "alias.move", "alias.moved", "lease.taken"}
+ONCE = {
+    "version.create",
+    "version.created",
+    "alias.move",
+    "alias.moved",
+    "lease.taken",
+    "batch.commit",
+    "batch.committed",
+}
 """Points that it comes to once."""
 LONG = "RNNLM_LONG_FAULTS"
 EXPERIMENT = """
@@ -141,7 +149,7 @@ class Place:
     def rows(self) -> list[dict[str, Any]]:
         (folder,) = self.folder.glob("out/run=*")
         parts = json.loads((folder / "manifest.json").read_text())["parts"]
-        assert len(parts) == len(list(folder.glob("*.parquet"))) == 3
+        assert len(parts) == len(list(folder.glob("*.parquet"))) == 4
         return [
             row for part in parts for row in pq.read_table(io.BytesIO((folder / part["file"]).read_bytes())).to_pylist()
         ]
