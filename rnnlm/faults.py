@@ -1,4 +1,4 @@
-"""Places where a test may end the process, as if the power had gone.
+"""Places where a test may end the process, as if the power had gone, and texts on which decoding ends or hangs it.
 
 `RNNLM_CRASH=POINT@N` ends the process without any clean-up when it comes to POINT for the Nth time. Points stand before and
 after everything that others can see: files that commit something, batches of metrics, versions and aliases of models.
@@ -6,14 +6,19 @@ after everything that others can see: files that commit something, batches of me
 Where many processes come and go, `RNNLM_CRASH_AIM=FOLDER` serves better: a process that comes to a point takes away the file of
 that name in the folder, if there is one, and kills itself. So each file that a test puts there is one death, and its going
 proves where it happened.
+
+`RNNLM_POISON=kill:TEXT` kills a process that decodes TEXT, `hang:TEXT` lets it hang outside of Python, where no signal is heard.
 """
 
 import os
 import signal
+import time
+from collections.abc import Collection
 
 VARIABLE = "RNNLM_CRASH"
 AIM_VARIABLE = "RNNLM_CRASH_AIM"
 EXIT_CODE = 86
+POISON_VARIABLE = "RNNLM_POISON"
 POINTS = (
     "store.write",  # before a file appears in the store
     "store.written",
@@ -29,6 +34,9 @@ POINTS = (
     "lease.taken",
     "record.write",
     "record.written",
+    "part.written",  # a batch job's part is there, its ledger entry is not
+    "batch.commit",  # all parts are there, the manifest is not
+    "batch.committed",
 )
 
 _seen: dict[str, int] = {}
@@ -45,6 +53,7 @@ def point(name: str) -> None:
     assert name in POINTS, name
     _seen[name] = _seen.get(name, 0) + 1
     if wanted == f"{name}@{_seen[name]}":
+        os.write(2, f"crash point {wanted}\n".encode())
         os._exit(EXIT_CODE)
 
 
@@ -54,3 +63,14 @@ def _aimed(folder: str, name: str) -> None:
     except FileNotFoundError:
         return
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def poison(texts: Collection[str]) -> None:
+    """Texts that are about to be decoded; does nothing unless the environment names one of them."""
+    kind, _, text = os.environ.get(POISON_VARIABLE, "").partition(":")
+    if kind and text in texts:
+        assert kind in ("kill", "hang"), kind
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})
+        time.sleep(1e6)

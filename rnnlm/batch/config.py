@@ -20,5 +20,7 @@ class BatchConfig(Config):
     """Rows with more input bytes are rejected."""
     min_score: float | None = None
     """Rows whose score (mean log-probability of a token, nats) is lower are flagged; `none`: no row is."""
+    batch_timeout_s: float = Field(300.0, gt=0)
+    """Seconds for a batch; one that takes longer is decoded row by row, and a row that does so alone is rejected."""
     in_process_rows: int = Field(5_000, ge=0)
     """Up to so many rows are generated in process, without Ray."""

@@ -12,8 +12,9 @@ ends with the same files as an uninterrupted run.
 
 import io
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
@@ -21,12 +22,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rnnlm import faults
 from rnnlm.artifacts import git_commit, now
 from rnnlm.batch.config import BatchConfig
 from rnnlm.config import digest
 from rnnlm.decoding.config import DecodeConfig
-from rnnlm.errors import RnnlmError
+from rnnlm.errors import RnnlmError, UnreachableError
 from rnnlm.storage import Store, trusting
+
+_log = logging.getLogger(__name__)
 
 FORMAT_NUMBER = 1
 MANIFEST_FILE = "manifest.json"
@@ -92,7 +96,8 @@ class Job:
     def key(self) -> str:
         """Identity of the output: 20 hexadecimal digits."""
         limits = self.batch.plain()
-        limits.pop("in_process_rows")
+        for name in ("in_process_rows", "batch_timeout_s"):  # how the rows are made, not which
+            limits.pop(name)
         parts = {"model": self.model.digest, "inputs": list(self.snapshot), "decode": self.decode.effective()}
         return digest(parts | {"limits": limits, "format": FORMAT_NUMBER})[:20]
 
@@ -104,6 +109,12 @@ class Job:
     def shards_of(self, rows: int) -> int:
         """Shards of a file with so many rows: a shard never spans two files."""
         return -(-rows // self.batch.shard_rows)
+
+    def shard_sizes(self) -> dict[str, int]:
+        """Rows of each part by its name, in the order of the rows."""
+        most = self.batch.shard_rows
+        sizes = [min(most, entry["rows"] - at) for entry in self.snapshot for at in range(0, entry["rows"], most)]
+        return dict(zip(self.shard_names, sizes, strict=True))
 
     def folder(self, output: Store) -> Store:
         """Where this job's files go."""
@@ -125,23 +136,54 @@ def write_part(folder: Store, name: str, rows: Sequence[OutputRow], model: Model
     pq.write_table(pa.table(columns, schema=SCHEMA), sink, compression="zstd")
     data = sink.getvalue()
     folder.write_bytes(f"{name}.parquet", data)
+    faults.point("part.written")
     rejects = [{"row_id": row.row_id, "reason": row.reason} for row in rows if row.status == "rejected"]
-    entry = {
+    entry: dict[str, Any] = {
         "name": name,
         "rows": len(rows),
         "by_status": dict(sorted(Counter(row.status for row in rows).items())),
         "sha256": sha256(data).hexdigest(),
         "rejects": rejects,
     }
+    entry["digest"] = digest(entry)
     folder.write_json(_ledger(name), entry)
     return entry
 
 
-def finished(folder: Store) -> dict[str, dict[str, Any]]:
-    """Ledger entries of the parts that are whole, by name."""
-    names = [name for name in folder.files("ledger") if name.endswith(".json")]
-    with trusting(folder.path("ledger")):
-        return {entry["name"]: entry for entry in (folder.read_json(name) for name in names)}
+def finished(folder: Store, job: Job) -> dict[str, dict[str, Any]]:
+    """Ledger entries of the parts that are whole, by name: the bytes of the part are read and compared.
+
+    An entry that was changed, or whose part is not the one that it tells of, is left out with a warning: its shard is done
+    again.
+    """
+    there = set(folder.files("ledger"))
+    entries = {}
+    for name, rows in job.shard_sizes().items():
+        if _ledger(name) not in there:
+            continue
+        try:
+            entries[name] = _checked_entry(folder, name, rows)
+        except UnreachableError:
+            raise
+        except (RnnlmError, FileNotFoundError) as error:
+            _log.warning("%s; the part is made again", error)
+    return entries
+
+
+def _checked_entry(folder: Store, name: str, rows: int) -> dict[str, Any]:
+    """The ledger entry of a part.
+
+    Raises:
+        RnnlmError: the entry or the part is not what was written.
+        FileNotFoundError: one of them is gone.
+    """
+    entry = folder.read_json(_ledger(name))
+    told = entry.pop("digest", None) if isinstance(entry, dict) else None
+    if told is None or told != digest(entry) or (entry.get("name"), entry.get("rows")) != (name, rows):
+        raise RnnlmError(f"{folder.path(_ledger(name))}: is not what was written")
+    if sha256(folder.read_bytes(f"{name}.parquet")).hexdigest() != entry["sha256"]:
+        raise RnnlmError(f"{folder.path(name)}.parquet: is not what was written")
+    return dict(entry)
 
 
 def manifest(folder: Store) -> dict[str, Any] | None:
@@ -155,23 +197,28 @@ def manifest(folder: Store) -> dict[str, Any] | None:
     return value
 
 
-def commit(folder: Store, job: Job, started: str, seconds: float) -> dict[str, Any]:
+def commit(folder: Store, job: Job, started: str, seconds: float, check: Callable[[], None]) -> dict[str, Any]:
     """Write the rejects and then the manifest: from now on the output exists.
 
+    Args:
+        folder: of the job.
+        job: the job.
+        started: when it was begun.
+        seconds: that it took.
+        check: raises where somebody else works on the job by now.
+
     Raises:
-        RnnlmError: a part is missing, or the parts do not have as many rows as the input.
+        RnnlmError: a part is missing or is not what was written.
     """
-    entries = finished(folder)
+    entries = finished(folder, job)
     missing = [name for name in job.shard_names if name not in entries]
     if missing:
         raise RnnlmError(
             f"{folder.uri}: {len(missing)} parts are missing, the first is {missing[0]}; run the command again"
         )
     ordered = [entries[name] for name in job.shard_names]
-    rows_in = sum(entry["rows"] for entry in job.snapshot)
     rows_out = sum(entry["rows"] for entry in ordered)
-    if rows_in != rows_out:
-        raise RnnlmError(f"{folder.uri}: {rows_in} rows went in and {rows_out} came out; nothing was committed")
+    check()
     folder.write_bytes(REJECTS_FILE, b"".join(_reject_lines(ordered)))
     by_status: Counter[str] = Counter()
     for entry in ordered:
@@ -183,7 +230,10 @@ def commit(folder: Store, job: Job, started: str, seconds: float) -> dict[str, A
         "parts": [{"file": f"{entry['name']}.parquet", "rows": entry["rows"], "sha256": entry["sha256"]} for entry in ordered],
         "started": started, "finished": now(), "seconds": round(seconds, 3), "commit": git_commit(),
     }  # fmt: skip
+    check()
+    faults.point("batch.commit")
     folder.write_json(MANIFEST_FILE, value)
+    faults.point("batch.committed")
     return value
 
 

@@ -1,9 +1,15 @@
 """Running a batch job: what is missing is generated, here or by somebody else's workers, then the manifest is written."""
 
+import contextlib
 import io
+import json
+import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,9 +18,11 @@ import pyarrow.parquet as pq
 from rnnlm.artifacts import now
 from rnnlm.batch import inputs
 from rnnlm.batch import job as jobs
+from rnnlm.batch.apart import Apart
 from rnnlm.batch.config import BatchConfig
+from rnnlm.batch.here import Here, Tell, TookTooLongError, say_on_stderr
 from rnnlm.batch.inputs import InputRow, Shard, Snapshot
-from rnnlm.batch.job import Job, ModelIdentity
+from rnnlm.batch.job import Job, ModelIdentity, OutputRow
 from rnnlm.batch.lease import lease
 from rnnlm.batch.work import generate_rows
 from rnnlm.decoding.config import DecodeConfig
@@ -24,9 +32,30 @@ from rnnlm.storage import Store
 if TYPE_CHECKING:
     from rnnlm.decoding.generator import Generator
 
+_log = logging.getLogger(__name__)
+
 STAGING_FOLDER = "staged"
+WORKING_FOLDER = "working"
+"""A mark for each shard that somebody works on: one that is there already was left by a process that died."""
+ROUNDS = 3
+"""How often parts are made that are not whole when the job is to be committed."""
 Advance = Callable[[int], None]
 """Told how many more rows are done."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What generates shards in one process.
+
+    Attributes:
+        generator: the model.
+        package: the folder that it was loaded from, for processes apart.
+        tell: told why the process is ended, where it has to be.
+    """
+
+    generator: "Generator"
+    package: Path
+    tell: Tell = say_on_stderr
 
 
 @dataclass(frozen=True)
@@ -38,10 +67,30 @@ class ShardWork:
     limits: BatchConfig
     model: ModelIdentity
 
-    def write(self, generator: "Generator", shard: Shard) -> dict[str, Any]:
-        """Generate a shard and write its part and ledger entry."""
-        made = generate_rows(generator, shard.rows, self.decode, self.limits)
-        return jobs.write_part(Store(self.folder), shard.name, made, self.model)
+    def write(self, worker: Worker, shard: Shard) -> dict[str, Any]:
+        """Generate a shard and write its part and ledger entry.
+
+        A shard on which a process has died is generated apart, in a process whose death is only the loss of a row.
+
+        Raises:
+            NoProcessError: such a process does not come to life.
+        """
+        free = worker.generator.task == "text"
+        with _marked(Store(self.folder), shard.name) as died_before:
+            made = None if died_before else self._made_here(worker, shard, free)
+            if made is None:
+                _log.warning("%s: an earlier attempt ended with its process; decoding in a process apart", shard.name)
+                with Apart(worker.package, self.decode, self.limits.batch_timeout_s, _threads()) as apart:
+                    made = generate_rows(apart, shard.rows, self.limits, free=free)
+            return jobs.write_part(Store(self.folder), shard.name, made, self.model)
+
+    def _made_here(self, worker: Worker, shard: Shard, free: bool) -> list[OutputRow] | None:
+        """The rows of a shard; None where a batch takes too long."""
+        here = Here(worker.generator, self.decode, self.limits.batch_timeout_s, worker.tell)
+        try:
+            return generate_rows(here, shard.rows, self.limits, free=free)
+        except TookTooLongError:
+            return None
 
 
 def run_job(
@@ -60,31 +109,54 @@ def run_job(
 
     Raises:
         LeaseHeldError: another process works on the same job.
+        LeaseLostError: another process has taken this one for dead; nothing was committed.
     """
     folder = job.folder(output)
     existing = jobs.manifest(folder)
     if existing is not None:
         return existing
-    with lease(folder):
+    with lease(folder) as held:
+        existing = jobs.manifest(folder)  # who held the lease before may have been about to write it
+        if existing is not None:
+            return existing
         started, clock = now(), time.perf_counter()
-        missing = set(job.shard_names) - jobs.finished(folder).keys()
-        work_off(
-            ShardWork(folder.uri, job.decode, job.batch, job.model),
-            inputs.shards(taken, job.batch, missing) if missing else iter(()),
-        )
-        manifest = jobs.commit(folder, job, started, time.perf_counter() - clock)
-        folder.delete(STAGING_FOLDER)
+        for _ in range(ROUNDS):
+            missing = set(job.shard_names) - jobs.finished(folder, job).keys()
+            if not missing:
+                break
+            work = ShardWork(folder.uri, job.decode, job.batch, job.model)
+            work_off(work, inputs.shards(taken, job.batch, missing))
+        manifest = jobs.commit(folder, job, started, time.perf_counter() - clock, held.check)
+        for left in (STAGING_FOLDER, WORKING_FOLDER):
+            folder.delete(left)
         return manifest
 
 
-def in_process(generator: "Generator", advance: Advance) -> Callable[[ShardWork, Iterator[Shard]], None]:
+def in_process(worker: Worker, advance: Advance) -> Callable[[ShardWork, Iterator[Shard]], None]:
     """Work the shards off one after another in this process."""
 
     def work_off(work: ShardWork, shards: Iterator[Shard]) -> None:
         for shard in shards:
-            advance(work.write(generator, shard)["rows"])
+            advance(work.write(worker, shard)["rows"])
 
     return work_off
+
+
+@contextlib.contextmanager
+def _marked(folder: Store, shard: str) -> Iterator[bool]:
+    """Mark a shard while it is worked on. Yields whether it was marked: only a process that dies leaves its mark."""
+    name = f"{WORKING_FOLDER}/{shard}.json"
+    before = not folder.create(name, json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode())
+    try:
+        yield before
+    finally:
+        folder.delete(name)
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def stage_shard(folder: Store, shard: Shard) -> str:

@@ -156,6 +156,13 @@ class Generator:
                 outputs[row] = Output(text, decoded.mean_log_prob(place), num_tokens, truncated=not ended)
         return outputs
 
+    def plan(self, texts: Sequence[str], settings: DecodeConfig | None = None) -> list[list[int]]:
+        """The batches that `generate` makes of these inputs, as places in `texts`; blank sources are in none.
+
+        A batch that is given to `generate` by itself is decoded as it would have been among the others.
+        """
+        return list(self._batches(self._encode(_checked(texts)), settings or self.decode))
+
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Make text piece by piece, in constant memory; the pieces joined are what a call with the same options returns.
 

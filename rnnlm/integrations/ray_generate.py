@@ -8,10 +8,13 @@ import ray
 import ray.data
 
 from rnnlm.batch.inputs import Shard
-from rnnlm.batch.run import Advance, ShardWork, stage_shard, staged_shard
+from rnnlm.batch.run import Advance, ShardWork, Worker, stage_shard, staged_shard
 from rnnlm.errors import RnnlmError
 from rnnlm.integrations.ray_cluster import Placement
 from rnnlm.storage import Store
+
+SPARE_RESTARTS = 10
+"""How often an actor may die besides once for each shard."""
 
 
 class ShardActor:
@@ -23,7 +26,7 @@ class ShardActor:
         from rnnlm.package import load_package
 
         torch.set_num_threads(threads)
-        self.generator = load_package(Path(package))
+        self.worker = Worker(load_package(Path(package)), Path(package))
         self.work = work
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -31,7 +34,7 @@ class ShardActor:
         rows, errors = [], []
         for name in batch["name"]:
             try:
-                entry = self.work.write(self.generator, staged_shard(Store(self.work.folder), str(name)))
+                entry = self.work.write(self.worker, staged_shard(Store(self.work.folder), str(name)))
                 rows.append(entry["rows"])
                 errors.append("")
             except Exception as error:
@@ -68,12 +71,21 @@ def on_actors(package: Path, placement: Placement, advance: Advance) -> Callable
                 # Reading the list of names needs room too: actors that take every core would wait for ever.
                 num_cpus=max(0.1, placement.cpus_per_worker - 0.5),
                 num_gpus=placement.gpus_per_worker or None,
+                # An actor that dies is started again, by default without end. A shard that kills its actor does so once,
+                # as it is decoded apart from then on; what goes beyond that is no matter of rows.
+                max_restarts=SPARE_RESTARTS + len(names),
             )
         )
         errors = []
-        for row in done.iter_rows():
-            advance(int(row["rows"]))
-            errors += [row["error"]] if row["error"] else []
+        try:
+            for row in done.iter_rows():
+                advance(int(row["rows"]))
+                errors += [row["error"]] if row["error"] else []
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RnnlmError(
+                f"the actors that decode end before they are done: {reason}. Run the command again"
+            ) from error
         if errors:
             raise RnnlmError(
                 f"{len(errors)} shards could not be written; the first: {errors[0]}. Run the command again"

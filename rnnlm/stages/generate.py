@@ -209,13 +209,13 @@ def _worker(
     job: "Job", taken: "Snapshot", model: "Resolved", where: Surroundings, advance: Callable[[int], None]
 ) -> "Callable[[ShardWork, Iterator[Shard]], None]":
     """In this process where the input is small, else on a pool of Ray actors."""
-    from rnnlm.batch.run import in_process
+    from rnnlm.batch.run import Worker, in_process
 
     if taken.num_rows <= job.batch.in_process_rows and where.options.address is None:
         from rnnlm.package import load_package
 
         with where.starting_up():
-            return in_process(load_package(model.folder), advance)
+            return in_process(Worker(load_package(model.folder), model.folder, where.console.say), advance)
     from rnnlm.integrations import ray_generate
 
     options = where.options

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from rnnlm import faults
 
 pytestmark = pytest.mark.integration
 
-ROWS = 60
+ROWS = 80
 HITS = (1, 2, 4)
 """Which time it comes to a point the chain is killed."""
-ONCE = {"version.create", "version.created", "alias.move", "alias.moved"}
+ONCE = {"version.create", "version.created", "alias.move", "alias.moved", "batch.commit", "batch.committed"}
 """Points that it comes to once."""
 LONG = "RNNLM_LONG_FAULTS"
 EXPERIMENT = """
@@ -141,7 +141,7 @@ class Place:
     def rows(self) -> list[dict[str, Any]]:
         (folder,) = self.folder.glob("out/run=*")
         parts = json.loads((folder / "manifest.json").read_text())["parts"]
-        assert len(parts) == len(list(folder.glob("*.parquet"))) == 3
+        assert len(parts) == len(list(folder.glob("*.parquet"))) == 4
         return [
             row for part in parts for row in pq.read_table(io.BytesIO((folder / part["file"]).read_bytes())).to_pylist()
         ]
@@ -181,15 +181,15 @@ def whole(template: Path, server: ForkServerContext, tmp_path_factory: pytest.Te
 
 
 def _cases() -> Iterator[str]:
-    """All points and hits; in the short version one hit of each point, in turn."""
+    """All points, three times each; in the short version once."""
     for number, point in enumerate(faults.POINTS):
-        hits = (1,) if point in ONCE else HITS
+        hits = (1, 1, 1) if point in ONCE else HITS
         yield from (f"{point}@{hit}" for hit in (hits if os.environ.get(LONG) else [hits[number % len(hits)]]))
 
 
 @pytest.mark.parametrize("crash", _cases())
 def test_a_killed_chain_ends_as_one_that_was_not(
-    crash: str, template: Path, server: ForkServerContext, whole: Place, tmp_path: Path
+    crash: str, template: Path, server: ForkServerContext, whole: Place, tmp_path: Path, report: Callable[..., None]
 ) -> None:
     place = Place(template, tmp_path / "place")
     assert place.run(server, crash) == faults.EXIT_CODE, place.log()
@@ -206,3 +206,4 @@ def test_a_killed_chain_ends_as_one_that_was_not(
     for stage, shown in expected["runs"].items():
         assert found["runs"][stage] == shown, stage
     assert found == expected
+    report("crash point", point=crash, kills=1, equal=True)

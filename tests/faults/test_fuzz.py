@@ -22,6 +22,7 @@ from rnnlm.batch import inputs, job
 from rnnlm.batch.config import BatchConfig
 from rnnlm.data import corpus, shards
 from rnnlm.data.ragged import Ragged
+from rnnlm.decoding.config import DecodeConfig
 from rnnlm.errors import RnnlmError
 from rnnlm.package import load_package
 from rnnlm.storage import Store
@@ -30,6 +31,9 @@ from rnnlm.training.checkpoint import MANIFEST, newest_valid, read_history, read
 from rnnlm.tuning.ledger import LEDGER_FILE, Ledger, Trial
 
 PACKAGE = Path(__file__).parents[1] / "golden" / "packages" / "format_1_translate"
+BATCH_JOB = job.Job(
+    job.ModelIdentity("d", "demo", "1"), ({"name": "a.txt", "sha256": "0", "rows": 1},), DecodeConfig(), BatchConfig()
+)
 often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 edits = st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=4), st.integers(0, 6)), min_size=1, max_size=4)
@@ -216,7 +220,7 @@ def test_records_and_manifests(place: int, value: Any, tmp_path: Path) -> None:
     store.write_json("run/manifest.json", with_value(output, place, value))
     ours(lambda: list(job.read_rows(store.child("run"))))
     store.write_json("run/ledger/part-00000.json", with_value({"name": "part-00000", "rows": 1}, place, value))
-    ours(lambda: job.finished(store.child("run")))
+    ours(lambda: job.finished(store.child("run"), BATCH_JOB))
 
 
 @often
@@ -271,7 +275,7 @@ def test_a_pickle_in_the_place_of_a_file_is_never_executed(tmp_path: Path) -> No
         (LEDGER_FILE, lambda: Ledger(store)),
         ("artifact.json", lambda: artifacts.read_record(store)),
         (job.MANIFEST_FILE, lambda: job.manifest(store)),
-        ("ledger/part-00000.json", lambda: job.finished(store)),
+        ("ledger/part-00000.json", lambda: job.finished(store, BATCH_JOB)),
     ):
         store.write_bytes(name, bomb)
         ours(read)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import generate as command
-from rnnlm.batch.run import ShardWork, in_process
+from rnnlm.batch.run import ShardWork, Worker, in_process
 from rnnlm.errors import ConfigError, UsageError
 from rnnlm.package import load_package
 from rnnlm.stages import context as places
@@ -147,7 +147,7 @@ def test_large_input_goes_to_actors(desk: Path, main: Main, monkeypatch: pytest.
 
     def on_actors(package: Path, placement: Any, advance: Any) -> Callable[[ShardWork, Iterator[Any]], None]:
         asked.append(placement)
-        return in_process(load_package(package), advance)
+        return in_process(Worker(load_package(package), package), advance)
 
     module = types.SimpleNamespace(on_actors=on_actors)
     monkeypatch.setitem(sys.modules, "rnnlm.integrations.ray_generate", module)

@@ -1,0 +1,300 @@
+"""`generate`, killed over and over: the rows, the bytes and the rejects of a job that nobody killed.
+
+The command is the real one, with a Ray of its own. A kill is a SIGKILL, of the command with all that it has started or of
+one actor, at a random moment or while a file is being written; or the process ends at a crash point of `rnnlm/faults.py`.
+"""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+import rnnlm
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+OURS = ("RAY_", "RNNLM_", "MLFLOW_", "TUNE_", "GLOO_")
+MARK = "RNNLM_TEST"
+"""In the environment of a command and of all that it starts, so that all of it is found."""
+WAIT_S = 300
+NAMES = ("cats", "dogs", "birds", "trees", "houses", "rivers", "stones", "clouds")
+WORDS = ("Katzen", "Hunde", "Vögel", "Bäume", "Häuser", "Flüsse", "Steine", "Wolken")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small translator."""
+    pairs = [(f"{n} {NAMES[n % 8]}", f"{n} {WORDS[n % 8]}") for n in range(400)]
+    sizes = ["model.embedding_size=16", "model.hidden_size=16", "train.max_steps=40", "tokenizer.vocab_size=300"]
+    generator = rnnlm.fit(pairs, task="translate", minutes=0.5, overrides=sizes)
+    return Path(generator.save(tmp_path_factory.mktemp("model") / "package"))
+
+
+def write_input(folder: Path, rows: int) -> None:
+    """Distinct rows in several files, with blank, over-long and undecodable ones among them."""
+    folder.mkdir()
+    shares = (0.4, 0.3, 0.2, 0.1)
+    number = 0
+    for file, share in enumerate(shares):
+        lines = []
+        for _ in range(int(rows * share)):
+            number += 1
+            line = f"{number} {NAMES[number % 8]} and {number * 7} {NAMES[number % 5]}".encode()
+            if number % 997 == 3:
+                line = b"  "
+            elif number % 997 == 5:
+                line = f"{number} ".encode() + b"stones " * 2_000
+            elif number % 997 == 7:
+                line = f"{number} ".encode() + b"\xff\xfe cats"
+            lines.append(line + b"\n")
+        (folder / f"in-{file}.txt").write_bytes(b"".join(lines))
+
+
+class Job:
+    """The command on a folder, and what it has left there."""
+
+    def __init__(self, folder: Path, package: Path, rows: int, *settings: str, ray: bool = True) -> None:
+        self.folder = folder
+        self.output = folder / "out"
+        self.mark = uuid.uuid4().hex
+        self.settings = [*settings, *(["generate.in_process_rows=0"] if ray else [])]
+        self.package = package
+        self.starts = 0
+        if not (folder / "input").exists():
+            write_input(folder / "input", rows)
+
+    def command(self, *more: str) -> list[str]:
+        workers = ["--workers", "2", "--cpus-per-worker", "1"]
+        return [
+            sys.executable, "-m", "pipelines.generate", "--model", str(self.package), "--input",
+            f"{self.folder}/input/*.txt", "--output", str(self.output), "--store", f"{self.folder}/store", "--json",
+            *workers, *more, *self.settings,
+        ]  # fmt: skip
+
+    def start(self, *more: str, **variables: str) -> "subprocess.Popen[bytes]":
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        environment = kept | {MARK: self.mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
+        self.starts += 1
+        with (self.folder / f"log-{self.starts:03d}.txt").open("wb") as log:
+            return subprocess.Popen(
+                self.command(*more), cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def run(self, *more: str, **variables: str) -> dict[str, Any]:
+        """To the end; the JSON line."""
+        process = self.start(*more, **variables)
+        try:
+            code = process.wait(WAIT_S)
+        finally:
+            self.kill_all()
+        line = dict(json.loads(self.said().splitlines()[-1]))
+        assert line["exit_code"] == code, self.said()
+        return line
+
+    def said(self) -> str:
+        return (self.folder / f"log-{self.starts:03d}.txt").read_text()
+
+    def logs(self) -> str:
+        """All that its runs have said, their actors too."""
+        return "".join(path.read_text() for path in self.folder.glob("store/logs/*.log"))
+
+    def processes(self) -> list[psutil.Process]:
+        """What the command has started and still lives, itself included."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self.mark:
+                    found.append(process)
+        return found
+
+    def actors(self) -> list[psutil.Process]:
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if any("ShardActor" in word for word in process.cmdline()):
+                    found.append(process)
+        return found
+
+    def kill_all(self) -> None:
+        while processes := self.processes():
+            for process in processes:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(processes, 10)
+
+    @property
+    def run_folder(self) -> Path:
+        (folder,) = self.output.glob("run=*")
+        return folder
+
+    def count(self) -> int:
+        """Parts that are there."""
+        return len(list(self.output.glob("run=*/*.parquet")))
+
+    def names(self) -> set[str]:
+        """The files of the output, those that are still being written too."""
+        return {
+            path.relative_to(self.output).as_posix()
+            for path in self.output.glob("run=*/**/*")
+            if path.is_file() and "lease" not in path.name
+        }
+
+    def parts(self) -> dict[str, str]:
+        """Parts and the SHA-256 of their bytes."""
+        return {path.name: sha256(path.read_bytes()).hexdigest() for path in self.run_folder.glob("*.parquet")}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows in the order of the manifest."""
+        parts = self.manifest()["parts"]
+        return [row for part in parts for row in pq.read_table(self.run_folder / part["file"]).to_pylist()]
+
+    def manifest(self) -> dict[str, Any]:
+        return dict(json.loads((self.run_folder / "manifest.json").read_text()))
+
+    def rejects(self) -> str:
+        return (self.run_folder / "rejects.jsonl").read_text()
+
+    def write_under_way(self) -> bool:
+        """Whether a file is half written, or a part has no ledger entry yet."""
+        names = {name.partition("/")[2] for name in self.names()}
+        parts = {name.removesuffix(".parquet") for name in names if name.startswith("part-")}
+        entries = {
+            name.removeprefix("ledger/").removesuffix(".json") for name in names if name.startswith("ledger/part-")
+        }
+        return bool(parts - entries) or any(".writing-" in name for name in names)
+
+    def sweep(self) -> None:
+        """Take away what dead writers have left, so that the next kill is judged by itself."""
+        for path in self.output.glob("run=*/**/.writing-*"):
+            path.unlink(missing_ok=True)
+
+
+def equal(job: Job, whole: Job) -> dict[str, int]:
+    """Nothing lost, nothing doubled, bytes and rejects equal; the figures."""
+    ids, wanted = [row["row_id"] for row in job.rows()], [row["row_id"] for row in whole.rows()]
+    lost, doubled = set(wanted) - set(ids), [name for name, count in Counter(ids).items() if count > 1]
+    assert (lost, doubled) == (set(), [])
+    assert ids == wanted
+    assert job.rows() == whole.rows()
+    assert job.parts() == whole.parts()
+    assert [part["sha256"] for part in job.manifest()["parts"]] == [*dict(sorted(whole.parts().items())).values()]
+    assert job.rejects() == whole.rejects()
+    assert job.run("--verify")["exit_code"] == 0, job.said()
+    return {"lost": len(lost), "doubled": len(doubled), "rows": len(ids)}
+
+
+class Killer:
+    """Starts a job again and again and kills it.
+
+    Attributes:
+        kills: by kind.
+        hits: kills after which a file was half written, or a part had no ledger entry.
+    """
+
+    def __init__(self, job: Job, seed: int, most_wait_s: float) -> None:
+        self.job = job
+        self.random = random.Random(seed)
+        self.most_wait_s = most_wait_s
+        self.kills: Counter[str] = Counter()
+        self.hits = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def kill(self, kind: str) -> None:
+        """One kill: of the `driver` with all that it started, or of an `actor`; `start`, `work` or `write` says when."""
+        who, _, when = kind.partition(" in ")
+        if when == "start":
+            self.end()
+            self.process = self.job.start()
+            time.sleep(self.random.uniform(0, 12))
+        else:
+            self.wait_for_work()
+        self.job.sweep()
+        if when == "write":
+            self.until(self.job.write_under_way)
+        elif when == "work":
+            time.sleep(self.random.uniform(0, self.most_wait_s))
+        assert self.running(), "the job was done before the last kill; it needs more rows"
+        if who == "actor":
+            self.random.choice(self.job.actors()).kill()
+        else:
+            self.end()
+        self.hits += self.job.write_under_way()
+        self.kills[kind] += 1
+
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def wait_for_work(self) -> None:
+        """Wait until a run goes on: its actors live, and there is one part more."""
+        if not self.running():
+            self.process = self.job.start()
+        self.until(lambda: len(self.job.actors()) == 2)
+        before = self.job.count()
+        self.until(lambda: self.job.count() > before)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition() and self.running():
+            assert time.monotonic() < deadline, self.job.said()
+            time.sleep(0.001)
+
+    def end(self) -> None:
+        """Kill all there is."""
+        if self.process is not None:
+            self.job.kill_all()
+            self.process.wait(10)
+            self.process = None
+
+
+def schedule(drivers: int, actors: int, seed: int) -> list[str]:
+    """Kinds of kills in a random order."""
+    kinds = ["driver in start", "driver in work", "driver in write", "driver in write"]
+    found = [kinds[number % 4] for number in range(drivers)]
+    found += [("actor in work", "actor in write")[number % 2] for number in range(actors)]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def test_a_job_that_is_killed_over_and_over_is_as_one_that_was_not(
+    package: Path, tmp_path: Path, long_form: bool, report: Callable[..., None]
+) -> None:
+    rows, drivers, actors = (20_000, 14, 16) if long_form else (2_000, 1, 2)
+    settings = [f"generate.shard_rows={100 if long_form else 40}", "decode.beam_size=4", "decode.max_length=40"]
+    (tmp_path / "whole").mkdir()
+    whole = Job(tmp_path / "whole", package, rows, *settings)
+    clock = time.monotonic()
+    assert whole.run()["exit_code"] == 0, whole.said()
+    undisturbed = time.monotonic() - clock
+    (tmp_path / "killed").mkdir()
+    killed = Job(tmp_path / "killed", package, rows, *settings)
+    killer = Killer(killed, seed=7, most_wait_s=0.5)
+    clock = time.monotonic()
+    try:
+        for kind in schedule(drivers, actors, seed=7):
+            killer.kill(kind)
+    finally:
+        killer.end()
+    assert killed.run()["exit_code"] == 0, killed.said()
+    seconds = time.monotonic() - clock
+
+    figures = equal(killed, whole)
+    assert figures["rows"] == rows
+    report(
+        "generate: kills of the command and of actors", kills=sum(killer.kills.values()), by_kind=dict(killer.kills),
+        within_a_write=killer.hits, equal=True, seconds=round(seconds, 1), undisturbed_seconds=round(undisturbed, 1),
+        parts=len(killed.parts()), **figures,
+    )  # fmt: skip
