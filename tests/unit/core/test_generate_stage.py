@@ -119,7 +119,7 @@ def test_check_says_what_would_happen_and_writes_nothing(
         ([], MODEL, ("table.tsv",), 2, "no column 'source' (it has: a, b); see generate.text_column"),
         (["generate.text_column=c"], MODEL, ("table.tsv",), 2, "no column 'c' (it has: a, b)"),
         (["--check"], "models:/nobody@champion", ("in.txt",), 2, "nothing is registered yet"),
-        (["--workers", "x"], MODEL, ("in.txt",), 2, "--workers: invalid int value"),
+        (["--workers", "x"], MODEL, ("in.txt",), 2, "--workers: should be a number of at least 0"),
     ],
 )
 def test_what_cannot_be_done(
