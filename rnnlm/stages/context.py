@@ -1,15 +1,17 @@
 """What every stage shares: where it runs, what it reads, when its work is done already, and what it reports."""
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnlm import artifacts
 from rnnlm.artifacts import Record
+from rnnlm.batch.lease import Lease, Locking, lease
 from rnnlm.config import digest
 from rnnlm.console import Console
 from rnnlm.errors import UsageError
@@ -18,6 +20,7 @@ from rnnlm.interrupts import Interrupts
 from rnnlm.storage import Store
 
 if TYPE_CHECKING:
+    from rnnlm.integrations.lock_table import LockTable
     from rnnlm.integrations.mlflow_spool import SpooledTracking
     from rnnlm.integrations.ray_cluster import Placement, Session
 
@@ -46,6 +49,7 @@ class Options:
         gpus_per_worker: GPUs of each.
         from_run: take this MLflow run's record as input instead of the newest.
         force: do the work although a record matches.
+        lock: what happens where a store cannot lock, one of `rnnlm.batch.lease.MODES`.
         base: folder that relative paths of the data are resolved against.
     """
 
@@ -57,6 +61,7 @@ class Options:
     gpus_per_worker: float | None = None
     from_run: str | None = None
     force: bool = False
+    lock: str = "auto"
     base: Path = field(default_factory=Path.cwd)
 
 
@@ -159,6 +164,18 @@ class Surroundings:
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts when its database is ours; a server knows its own place."""
         return self.store.path(ARTIFACT_FOLDER) if _is_database(self.options.tracking_uri) else None
+
+    def locking(self) -> Locking:
+        """How leases are taken: where a store cannot create exclusively, in the tracking database if there is one."""
+
+        @functools.cache
+        def table() -> "LockTable":
+            from rnnlm.integrations.lock_table import LockTable
+
+            return LockTable(self.options.tracking_uri)
+
+        database = _is_database(self.options.tracking_uri)
+        return Locking(self.options.lock, table if database else None, self.console.say)
 
     def waiting(self) -> str | None:
         """Where calls wait that the tracking server has not got; None: nowhere."""
@@ -317,29 +334,50 @@ class Context(Surroundings):
             work: writes into the folder that it is given, and returns what the record says.
             relog: logs a record's contents to MLflow again and returns the record with the new run; used where the
                 record's run does not exist at this tracking URI.
+
+        Raises:
+            LeaseHeldError: another process does the same work.
         """
         identity = artifacts.identity(stage, settings, inputs)
         folder = self.folder(stage, identity)
         record = artifacts.read_record(folder)
         if record is not None and not self.options.force:
             return self._skip(record, relog)
-        if record is not None:
+        with lease(self.store, artifacts.lease_name(self.experiment.name, stage, identity)) as held:
+            record = artifacts.read_record(folder)  # somebody may just have finished it
+            if record is not None and not self.options.force:
+                return self._skip(record, relog)
+            return self._do_stage(Record(stage, self.experiment.name, identity, settings, inputs), work, relog, held)
+
+    def _do_stage(
+        self,
+        planned: Record,
+        work: Callable[[Store], Work],
+        relog: Callable[[Record], Record] | None,
+        held: Lease,
+    ) -> Outcome:
+        folder = self.folder(planned.stage, planned.digest)
+        if folder.exists(artifacts.RECORD_FILE):
             # What is done already goes only once the tracking server, where the stage needs it, has answered.
             _ = relog and self.tracking
+            folder.delete(artifacts.RECORD_FILE)
             self.store.delete(folder.uri[len(self.store.uri) + 1 :])
-        self.console.say(f"{stage}: {self.experiment.name}")
+        self.console.say(f"{planned.stage}: {self.experiment.name}")
         started, startup_before = time.perf_counter(), self.startup_s
         done = work(folder)
         startup_s = self.startup_s - startup_before
         seconds = time.perf_counter() - started - startup_s
-        record = artifacts.write_record(
-            folder,
-            Record(
-                stage, self.experiment.name, identity, settings, inputs,
-                done.files, {**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri}, done.run_id, round(seconds, 3),
-            ),
-        )  # fmt: skip
-        self._shared.records[self.experiment.name, stage] = record
+        made = replace(
+            planned,
+            files=done.files,
+            outputs={**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri},
+            run_id=done.run_id,
+            seconds=round(seconds, 3),
+        )
+        earlier = artifacts.records(self.store, self.experiment.name, planned.stage)
+        held.check()
+        record = artifacts.write_record(folder, made, after=earlier[0].created if earlier else "")
+        self._shared.records[self.experiment.name, planned.stage] = record
         outcome = _outcome(record)
         outcome.startup_s, outcome.notes = startup_s, done.notes
         return outcome
