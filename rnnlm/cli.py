@@ -231,7 +231,7 @@ def log_path(store: str, stage_name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     except OSError as error:
-        raise UnreachableError(f"store {store}: {folder} cannot be written ({error.strerror})") from None
+        raise UnreachableError(f"store {store}: cannot be written ({error.strerror})") from None
     return folder / name
 
 

@@ -49,8 +49,9 @@ def check(experiment: Experiment, options: Options) -> list[str]:
     """
     context = Context(experiment, options, Console(), Interrupts())
     sources = ingest.find_sources(context)
-    check_places(options)
+    context.check_libraries()
     check_lockable(context.store, context.locking())
+    check_places(options)
     from rnnlm.models.build import build_model, num_parameters
 
     vocab_size = experiment.tokenizer.vocab_size

@@ -317,8 +317,10 @@ class Store:
 
             try:
                 self._remote = FileSystem.from_uri(self.uri)
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 raise UsageError(f"store {self.uri}: no filesystem for this URI ({error})") from None
+            except OSError as error:  # it asks where the bucket is
+                raise UnreachableError(f"store {self.uri}: {error}") from None
         return self._remote
 
     def _fetch_file(self, name: str, info: Any, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -142,9 +143,12 @@ class Surroundings:
 
         Raises:
             UnreachableError: there is no answer.
+            UsageError: its artifacts would go where the libraries for that are not installed.
         """
         if self._shared.tracking is None:
             from rnnlm.integrations.mlflow_spool import SpooledTracking
+
+            self.check_libraries()
 
             with self.starting_up():
                 self._shared.tracking = SpooledTracking(self.options.tracking_uri, self.artifact_root, self.store)
@@ -164,6 +168,19 @@ class Surroundings:
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts when its database is ours; a server knows its own place."""
         return self.store.path(ARTIFACT_FOLDER) if _is_database(self.options.tracking_uri) else None
+
+    def check_libraries(self) -> None:
+        """Whether MLflow can write its artifacts where they go.
+
+        Raises:
+            UsageError: it cannot; the message names what to install.
+        """
+        root = self.artifact_root
+        if root is not None and root.startswith("s3://") and importlib.util.find_spec("boto3") is None:
+            raise UsageError(
+                f"--store {self.options.store}: MLflow needs boto3 for its artifacts there, which is not installed; "
+                "pip install 'rnnlm[s3]', or use a tracking server that keeps them itself"
+            )
 
     def locking(self) -> Locking:
         """How leases are taken: where a store cannot create exclusively, in the tracking database if there is one."""

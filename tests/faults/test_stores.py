@@ -1,9 +1,14 @@
-"""Stores with something wrong: full, read-only, with torn files. Commands are processes of their own, on real mounts."""
+"""Stores of all kinds, with something wrong: full, read-only, with torn files, without locks, killed in the middle.
+
+Commands are processes of their own, on real mounts, and on an object store that answers over HTTP.
+"""
 
 import contextlib
 import hashlib
 import importlib
+import io
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -15,7 +20,11 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import FileSelector, FileType, S3FileSystem
+
+from rnnlm import faults
 
 pytestmark = pytest.mark.integration
 
@@ -104,15 +113,26 @@ class Desk:
         self.folder, self.server = folder, server
 
     def run(self, stage: str, store: Path | str, *more: str, **variables: str) -> Reply:
-        shared = ["--json", "--store", str(store), "--tracking-uri", f"sqlite:///{self.folder}/mlflow.db"]
-        alone = [] if stage == "generate" else ["small.toml", "--workers", "0", "--cpus-per-worker", "1"]
-        log = f"{self.folder}/said.txt"
-        arguments = (stage, [*alone, *shared, *more], str(self.folder), variables, log)
-        process = self.server.Process(target=_work, args=arguments)
-        process.start()
+        process, log = self.start(stage, store, *more, **variables)
         process.join(120)
         if process.is_alive():
             process.kill()
+        return self.reply(process, log)
+
+    def start(self, stage: str, store: Path | str, *more: str, **variables: str) -> tuple[Any, str]:
+        """Start a command; the process and where it writes what it says."""
+        shared = ["--json", "--store", str(store)]
+        if "--tracking-uri" not in more:
+            shared += ["--tracking-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        alone = [] if stage == "generate" else ["small.toml", "--workers", "0", "--cpus-per-worker", "1"]
+        log = f"{self.folder}/said-{time.monotonic_ns()}.txt"
+        arguments = (stage, [*alone, *shared, *more], str(self.folder), variables, log)
+        process = self.server.Process(target=_work, args=arguments)
+        process.start()
+        return process, log
+
+    @staticmethod
+    def reply(process: Any, log: str) -> Reply:
         text = Path(log).read_text()
         last = [line for line in text.splitlines() if line.startswith('{"stage"')]
         assert process.exitcode is not None
@@ -182,7 +202,7 @@ def test_a_disk_that_is_full_at_any_moment(
 ) -> None:
     rooms = {stage: [0, *(4096 * 2**n for n in range(7))] for stage in CHAIN}
     if not long_form:
-        rooms = {"ingest": [0, 20_480], "tokenize_corpus": [24_576], "train": [0, 32_768, 57_344]}
+        rooms = {"ingest": [20_480], "tokenize_corpus": [24_576], "train": [32_768]}
     started, refused = time.monotonic(), 0
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=16m", "tmpfs") as disk:
         store = disk / "store"
@@ -230,13 +250,14 @@ def test_a_store_that_is_read_only(desk: Desk, whole: Path, tmp_path: Path) -> N
         assert {path: path.stat().st_mtime_ns for path in disk.rglob("*")} == before
 
 
-def test_a_torn_shard_of_tokens(desk: Desk, whole: Path) -> None:
+def test_a_torn_shard_of_tokens(desk: Desk, whole: Path, long_form: bool) -> None:
     store = desk.folder / "store"
     shutil.copytree(whole, store)
     shutil.rmtree(next(store.glob("experiments/small/train-*")))
     shard = next(store.glob("experiments/small/tokenize_corpus-*/tokens/tokens/train/*.arrow"))
     content = shard.read_bytes()
-    for torn in (content[:-1], b"", content[:100] + bytes([content[100] ^ 1]) + content[101:], None):
+    changed = content[:100] + bytes([content[100] ^ 1]) + content[101:]
+    for torn in (changed, content[:-1], b"", None) if long_form else (changed,):
         shard.unlink(missing_ok=True)
         if torn is not None:
             shard.write_bytes(torn)
@@ -248,3 +269,214 @@ def test_a_torn_shard_of_tokens(desk: Desk, whole: Path) -> None:
     assert desk.run("tokenize_corpus", store, "--force").code == 0
     assert desk.run("train", store).code == 0
     assert state(store) == state(whole)
+
+
+class Bucket:
+    """An object store of its own for each test, that answers over HTTP."""
+
+    def __init__(self, endpoint: str) -> None:
+        secrets = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+        self.variables = {**secrets, "AWS_ENDPOINT_URL": endpoint}
+        self.filesystem = S3FileSystem(
+            access_key="someone", secret_key="secret", region="us-east-1", endpoint_override=endpoint,
+            allow_bucket_creation=True,
+        )  # fmt: skip
+        self.name = f"bucket{time.monotonic_ns()}"
+        self.filesystem.create_dir(self.name)
+        self.store, self.output = f"s3://{self.name}/store", f"s3://{self.name}/out"
+
+    def files(self, below: str) -> dict[str, bytes]:
+        selector = FileSelector(f"{self.name}/{below}", recursive=True, allow_not_found=True)
+        names = [info.path for info in self.filesystem.get_file_info(selector) if info.type == FileType.File]
+        return {name.split("/", 2)[2]: self.filesystem.open_input_stream(name).read() for name in sorted(names)}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What the one job wrote, by its manifest."""
+        files = self.files("out")
+        (manifest,) = (name for name in files if name.endswith("/manifest.json"))
+        parts = [manifest.replace("manifest.json", part["file"]) for part in json.loads(files[manifest])["parts"]]
+        assert len(parts) == 3
+        assert not any("lease" in name for name in files)
+        return [row for part in parts for row in pq.read_table(io.BytesIO(files[part])).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str) -> Bucket:
+    return Bucket(endpoint)
+
+
+def run_chain(desk: Desk, bucket: Bucket, **variables: str) -> Reply:
+    """From the corpus to the output of a job, all in the bucket; the first failure, or how the job ended."""
+    (desk.folder / "new.txt").write_text("".join(f"line {n}\n" for n in range(12)))
+    variables = {**bucket.variables, "RNNLM_CACHE": f"{desk.folder}/cache", **variables}
+    reply = desk.run("run_all", bucket.store, **variables)
+    if reply.code:
+        return reply
+    return desk.run("generate", bucket.store, *job(bucket), **variables)
+
+
+def job(bucket: Bucket) -> list[str]:
+    model = ("--model", "models:/small/1", "--input", "new.txt", "--output", bucket.output)
+    return [*model, "decode.max_length=8", "generate.shard_rows=4"]
+
+
+def shown(desk: Desk) -> dict[str, Any]:
+    """What MLflow shows: how many runs of each stage, how they ended, versions and aliases."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{desk.folder}/mlflow.db", f"sqlite:///{desk.folder}/mlflow.db")
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    stages = sorted((run.data.tags["rnnlm.stage"], run.info.status) for run in runs)
+    steps = {
+        run.data.tags["rnnlm.stage"]: {
+            key: [point.step for point in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics
+        }
+        for run in runs
+    }
+    versions = len(client.search_model_versions("name = 'small'"))
+    return {
+        "stages": stages,
+        "steps": steps,
+        "versions": versions,
+        "aliases": dict(client.get_registered_model("small").aliases),
+    }
+
+
+def digests(bucket: Bucket) -> dict[str, str]:
+    """As `state`, of a bucket."""
+    changing = ("artifact.json", "run.json", "curves.png", "state.json", "checkpoint.json")
+    return {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in bucket.files("store/experiments").items()
+        if name.split("/")[-1] not in changing
+        and not any(word in name for word in ("attempts/", "history", "evaluate-", "register-"))
+    }
+
+
+class Whole(NamedTuple):
+    """What a chain in a bucket left that nobody killed."""
+
+    digests: dict[str, str]
+    rows: list[dict[str, Any]]
+    shown: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def in_bucket(
+    endpoint: str, tmp_path_factory: pytest.TempPathFactory, server: ForkServerContext, database: Path, whole: Path
+) -> Whole:
+    desk, bucket = Desk(tmp_path_factory.mktemp("bucket") / "desk", server, database), Bucket(endpoint)
+    reply = run_chain(desk, bucket)
+    assert reply.code == 0, reply.text
+    found = Whole(digests(bucket), bucket.rows(), shown(desk))
+    assert found.digests == state(whole), "the store makes no difference"
+    assert any(name.startswith("mlartifacts/") for name in bucket.files("store")), "MLflow's files too"
+    assert [row["row_id"] for row in found.rows] == [f"new.txt:{number}" for number in range(1, 13)]
+    return found
+
+
+def _crashes() -> list[str]:
+    if not os.environ.get("RNNLM_LONG_FAULTS"):
+        return ["record.write@2"]
+    once = ("version.create", "version.created", "alias.move", "alias.moved")
+    return [f"{point}@{hit}" for point in faults.POINTS for hit in ((1,) if point in once else (1, 2))]
+
+
+@pytest.mark.parametrize("crash", _crashes())
+def test_a_killed_command_on_an_object_store(
+    crash: str, desk: Desk, bucket: Bucket, in_bucket: Whole, report: Callable[..., None]
+) -> None:
+    started = time.monotonic()
+    point, _, hit = crash.partition("@")
+    killed = run_chain(desk, bucket, RNNLM_CRASH=f"{point}@{hit}")
+    assert killed.code == faults.EXIT_CODE, killed.text
+
+    reply = run_chain(desk, bucket)
+
+    assert reply.code == 0, reply.text
+    assert digests(bucket) == in_bucket.digests
+    rows = bucket.rows()
+    assert rows == in_bucket.rows
+    assert shown(desk) == in_bucket.shown
+    seconds = round(time.monotonic() - started, 1)
+    report(f"object store: {crash}", kills=1, lost=0, doubled=0, equal=True, seconds=seconds)
+
+
+def test_of_two_jobs_on_an_object_store_one_works(
+    desk: Desk, bucket: Bucket, in_bucket: Whole, report: Callable[..., None]
+) -> None:
+    import sqlite3
+
+    started = time.monotonic()
+    assert run_chain(desk, bucket).code == 0
+    (desk.folder / "new.txt").write_text("".join(f"line {n}\n" for n in range(600)))
+    variables = {**bucket.variables, "RNNLM_CACHE": f"{desk.folder}/cache"}
+    asked = [*job(bucket), "--lock", "required"]
+    first, log = desk.start("generate", bucket.store, *asked, **variables)
+    with contextlib.closing(sqlite3.connect(desk.folder / "mlflow.db", timeout=30)) as connection:
+        while not connection.execute("select holder from rnnlm_leases").fetchall():
+            assert first.is_alive()
+            time.sleep(0.02)
+
+    refused = desk.run("generate", bucket.store, *asked, **variables)
+    still_working = first.is_alive()
+    first.join(120)
+
+    assert still_working
+    assert refused.code == 1, refused.text
+    assert f"held by process {first.pid} on " in refused.json["error"]
+    done = desk.reply(first, log)
+    assert done.code == 0, done.text
+    assert done.json["metrics"]["batch/rows"] == 600
+    seconds = round(time.monotonic() - started, 1)
+    report("two jobs on an object store", kills=0, lost=0, doubled=0, equal=True, seconds=seconds)
+
+
+def test_a_store_that_cannot_lock(desk: Desk, bucket: Bucket) -> None:
+    server = ("--tracking-uri", "http://127.0.0.1:9")
+    for more in ((), ("--check",)):
+        reply = desk.run("ingest", bucket.store, *server, "--lock", "required", *more, **bucket.variables)
+        assert reply.code == 2, reply.text
+        assert reply.json["error"].startswith(f"--lock required: {bucket.store} cannot create a file exclusively")
+        assert "--tracking-uri" in reply.json["error"]
+        assert not bucket.files("store")
+    reply = desk.run("ingest", bucket.store, *server, **bucket.variables)
+    assert reply.code == 0, reply.text
+    assert "leases are not exclusive here" in reply.text
+    assert not [name for name in bucket.files("store") if "lease" in name]
+
+
+def test_a_bucket_that_is_not_there(desk: Desk, bucket: Bucket) -> None:
+    absent = bucket.store.replace("bucket", "absent")
+    reply = desk.run("ingest", absent, "--check", **bucket.variables)
+    assert reply.code == 1, reply.text
+    assert "there is no absent" in reply.json["error"]
+    nobody = {**bucket.variables, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    for more in ((), ("--check",)):
+        reply = desk.run("ingest", bucket.store, *more, **nobody)
+        assert reply.code == 1, reply.text
+        assert bucket.store in reply.json["error"]
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0] if os.environ.get("RNNLM_LONG_FAULTS") else [-3600.0])
+def test_a_clock_that_jumps(jump: float, desk: Desk, whole: Path, long_form: bool, report: Callable[..., None]) -> None:
+    store = desk.folder / "store"
+    started = time.monotonic()
+    for stage in (*CHAIN, "run_all", "run_all") if long_form else ("run_all",):
+        reply = desk.run(stage, store, CLOCK=str(jump))
+        assert reply.code == 0, reply.text
+    assert {name: digest for name, digest in state(store).items() if name in state(whole)} == state(whole)
+    assert shown(desk)["versions"] == 1
+    seconds = round(time.monotonic() - started, 1)
+    report(f"clock that jumps by {jump:g} s", kills=0, lost=0, doubled=0, equal=True, seconds=seconds)

@@ -12,6 +12,7 @@ import pytest
 from pipelines import prune as command
 from rnnlm import artifacts
 from rnnlm.artifacts import Record
+from rnnlm.batch.lease import lease
 from rnnlm.stages import prune
 from rnnlm.stages.context import Surroundings
 from rnnlm.storage import Store
@@ -86,16 +87,18 @@ def test_unfinished_work_and_spare_checkpoints_and_logs_go_when_they_are_old(sho
     for step in (1, 2, 3):
         folder.write_bytes(f"checkpoints/step-{step}/checkpoint.json", b"{}")
     shop.age(folder.uri, 9)
-    for name, days in (("busy", 0.001), ("left", 9), ("leased", 9)):
+    for name, days in (("busy", 0.001), ("left", 9), ("leased", 9), ("working", 9)):
         shop.store.write_bytes(f"experiments/x/train-{name}/checkpoints/step-1/checkpoint.json", b"{}")
         shop.age(f"experiments/x/train-{name}", days)
-    holder = {"token": "t", "host": "elsewhere", "process": 1, "expires": time.time() + 60}
-    shop.store.write_json("experiments/x/train-leased/lease.json", holder)
-    shop.age("experiments/x/train-leased", 9)
     for name, days in (("old", 9), ("new", 1)):
         shop.store.write_bytes(f"logs/{name}.log", b"text")
         shop.age(f"logs/{name}.log", days)
-    assert shop.found() == {
+    with (
+        lease(shop.store.child("experiments/x/train-leased")),
+        lease(shop.store, "experiments/x/train-working.lease.json"),
+    ):
+        found = shop.found()
+    assert found == {
         f"{_name('train', 0)}/checkpoints/step-1": "checkpoints",
         f"{_name('train', 0)}/checkpoints/step-3": "checkpoints",
         "train-left": "unfinished",
