@@ -71,9 +71,23 @@ def folder(store: Store, experiment: str, stage: str, record_digest: str) -> Sto
     return store.child("experiments", experiment, f"{stage}-{record_digest[:16]}")
 
 
-def write_record(store: Store, record: Record) -> Record:
-    """Commit a stage's work by writing its record, last, into the folder that the stage wrote into."""
-    values = asdict(record) | {"created": now(), "format_number": FORMAT_NUMBERS[record.stage]}
+def lease_name(experiment: str, stage: str, record_digest: str) -> str:
+    """The lease of who does this work, in the store: beside the folder, which may be deleted meanwhile."""
+    return f"experiments/{experiment}/{stage}-{record_digest[:16]}.lease.json"
+
+
+def write_record(store: Store, record: Record, after: str = "") -> Record:
+    """Commit a stage's work by writing its record, last, into the folder that the stage wrote into.
+
+    Args:
+        store: the folder.
+        record: what was done.
+        after: the time of an earlier record. This one is newer, even if the clock was set back in between.
+    """
+    created = now()
+    if created <= after:
+        created = (datetime.datetime.fromisoformat(after) + datetime.timedelta(microseconds=1)).isoformat()
+    values = asdict(record) | {"created": created, "format_number": FORMAT_NUMBERS[record.stage]}
     values["commit"] = record.commit or git_commit()
     values.pop("uri")
     faults.point("record.write")

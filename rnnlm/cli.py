@@ -1,6 +1,7 @@
 """The command line of every stage: arguments, exit codes, the end summary and the JSON line."""
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from rnnlm import __version__, experiment
+from rnnlm.batch.lease import MODES, check_lockable, locking
 from rnnlm.console import Console
-from rnnlm.errors import AlertError, RnnlmError, UsageError
+from rnnlm.errors import AlertError, RnnlmError, UnreachableError, UsageError
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupted, Interrupts
 from rnnlm.stages import context as places
@@ -32,6 +34,7 @@ QUIET = {
 }
 """Defaults of the environment that keep the libraries quiet and closed; what the user has set stays."""
 
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 Where = TypeVar("Where", bound=Surroundings)
 
@@ -78,6 +81,12 @@ def add_shared(target: argparse.ArgumentParser) -> None:
     target.add_argument("--gpus-per-worker", type=float, metavar="N")
     target.add_argument("--from", dest="from_run", metavar="RUN_ID", help="read this run's record, not the newest")
     target.add_argument("--force", action="store_true", help="do the work although it is done already")
+    target.add_argument(
+        "--lock",
+        choices=MODES,
+        default="auto",
+        help="where the store cannot lock and no tracking database can: warn (auto), refuse, or never lock",
+    )
     target.add_argument("--json", action="store_true", help="end standard output with one JSON object")
     target.add_argument("--version", action="version", version=f"rnnlm {__version__}")
 
@@ -105,7 +114,14 @@ def main(stage_name: str, run: Stage, description: str | None = None, argv: Sequ
             from rnnlm import preflight
 
             return execute_check(stage_name, arguments.json, lambda: preflight.check(the_experiment, options))
-        return execute(stage_name, arguments.json, options, lambda *seen: Context(the_experiment, options, *seen), run)
+
+        def checked(context: Context) -> Outcome:
+            check_lockable(context.store)
+            return run(context)
+
+        return execute(
+            stage_name, arguments.json, options, lambda *seen: Context(the_experiment, options, *seen), checked
+        )
 
     return guarded(stage_name, parser(stage_name, description), start, argv)
 
@@ -157,6 +173,7 @@ def read_options(arguments: argparse.Namespace) -> Options:
         gpus_per_worker=arguments.gpus_per_worker,
         from_run=arguments.from_run,
         force=arguments.force,
+        lock=arguments.lock,
         base=base,
     )
 
@@ -206,7 +223,8 @@ def execute(
         outcome: Outcome | None = None
         error: BaseException | None = None
         try:
-            outcome = run(where)
+            with locking(where.locking()):
+                outcome = run(where)
             _summary(console, where, outcome, time.perf_counter() - started)
             error = AlertError(outcome.alert) if outcome.alert else None
         except Interrupted as stop:
@@ -230,8 +248,9 @@ def log_path(store: str, stage_name: str) -> Path:
     folder = local if local is not None else cache_folder() / "logs"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
     except OSError as error:
-        raise RnnlmError(f"store {store}: cannot be written ({error.strerror})") from None
+        raise UnreachableError(f"store {store}: cannot be written ({error.strerror})") from None
     return folder / name
 
 
@@ -246,6 +265,8 @@ def _explain(error: Exception, console: Console) -> RnnlmError:
 
 
 def _in_one_line(error: Exception) -> RnnlmError:
+    if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
+        return UnreachableError(f"{error.filename or 'a local file'}: {os.strerror(error.errno)}")
     message = str(error).strip().splitlines()
     return RnnlmError(f"{type(error).__name__}: {message[0] if message else 'no message'}")
 

@@ -101,9 +101,9 @@ class Console:
     def __exit__(self, *_: object) -> None:
         if self._saved is None:
             return
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.out.flush()
+        for stream in (sys.stdout, sys.stderr, self.out):
+            with contextlib.suppress(OSError):
+                stream.flush()
         for target, saved in zip((1, 2), self._saved, strict=True):
             os.dup2(saved, target)
             os.close(saved)
@@ -111,7 +111,8 @@ class Console:
         self.out = sys.stdout
         self._saved = None
         if self._log_stream is not None:
-            self._log_stream.close()
+            with contextlib.suppress(OSError):
+                self._log_stream.close()
 
     @property
     def is_terminal(self) -> bool:
@@ -123,11 +124,12 @@ class Console:
         with contextlib.suppress(BrokenPipeError):
             print(text, file=self.out, flush=True)
         if self._log_stream is not None:
-            print(text, file=self._log_stream, flush=True)
+            self.keep(text)
 
     def keep(self, text: str) -> None:
-        """Something for the log alone."""
-        print(text, file=self._log_stream or sys.stderr, flush=True)
+        """Something for the log alone. That the log cannot be written, on a full disk for instance, stops no work."""
+        with contextlib.suppress(OSError):
+            print(text, file=self._log_stream or sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def progress(self, title: str, total: float | None = None) -> Iterator[Progress]:

@@ -1,18 +1,18 @@
 """`--check`: is everything there, and what will it cost? Nothing is written and no Ray is started."""
 
-import os
 import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rnnlm.batch.lease import check_lockable
 from rnnlm.console import Console
 from rnnlm.errors import UnreachableError
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupts
 from rnnlm.stages import ingest
 from rnnlm.stages.context import Context, Options
+from rnnlm.storage import Store
 
 if TYPE_CHECKING:
     from rnnlm.models.language_model import LanguageModel
@@ -47,7 +47,10 @@ def check(experiment: Experiment, options: Options) -> list[str]:
     Raises:
         RnnlmError: the first thing that cannot work.
     """
-    sources = ingest.find_sources(Context(experiment, options, Console(), Interrupts()))
+    context = Context(experiment, options, Console(), Interrupts())
+    sources = ingest.find_sources(context)
+    context.check_libraries()
+    check_lockable(context.store, context.locking())
     check_places(options)
     from rnnlm.models.build import build_model, num_parameters
 
@@ -77,12 +80,7 @@ def check_places(options: Options) -> None:
     Raises:
         UnreachableError: one of them does not.
     """
-    if "://" not in options.store:
-        folder = Path(options.store)
-        while not folder.exists():
-            folder = folder.parent
-        if not os.access(folder, os.W_OK) or not folder.is_dir():
-            raise UnreachableError(f"store {options.store}: {folder} cannot be written")
+    Store(options.store).check_there()
     if not options.tracking_uri.startswith("sqlite:"):
         from rnnlm.integrations.mlflow_tracking import check_reachable
 

@@ -249,6 +249,27 @@ class Store:
         selector = FileSelector(f"{base}/{prefix}".rstrip("/"), recursive=True, allow_not_found=True)
         return sum(info.size or 0 for info in filesystem.get_file_info(selector))
 
+    def check_there(self) -> None:
+        """Whether the store could be written, as far as shows without writing anything.
+
+        Raises:
+            UnreachableError: it could not, or does not answer.
+        """
+        if self._folder is not None:
+            folder = self._folder
+            while not folder.exists():
+                folder = folder.parent
+            if not os.access(folder, os.W_OK) or not folder.is_dir():
+                raise UnreachableError(f"store {self.uri}: {folder} cannot be written")
+            return
+        from pyarrow.fs import FileType
+
+        filesystem, base = self._filesystem()
+        bucket = base.split("/")[0]
+        with self._reaching():
+            if filesystem.get_file_info(bucket).type == FileType.NotFound:
+                raise UnreachableError(f"store {self.uri}: there is no {bucket}")
+
     def check_writable(self) -> None:
         """Write, read and delete a small file.
 
@@ -296,8 +317,10 @@ class Store:
 
             try:
                 self._remote = FileSystem.from_uri(self.uri)
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 raise UsageError(f"store {self.uri}: no filesystem for this URI ({error})") from None
+            except OSError as error:  # it asks where the bucket is
+                raise UnreachableError(f"store {self.uri}: {error}") from None
         return self._remote
 
     def _fetch_file(self, name: str, info: Any, target: Path) -> None:

@@ -213,13 +213,14 @@ def lease(store: Store, name: str = LEASE_FILE, seconds: float = LEASE_S) -> Ite
         held.release()
 
 
-def check_lockable(store: Store) -> None:
-    """Whether leases can be taken on a store as asked for.
+def check_lockable(store: Store, given: Locking | None = None) -> None:
+    """Whether leases can be taken on a store as asked for, by `given` or by what holds in this process.
 
     Raises:
         UsageError: they cannot.
     """
-    if _locking.mode == "required" and not store.exclusive and _locking.table is None:
+    given = given or _locking
+    if given.mode == "required" and not store.exclusive and given.table is None:
         raise UsageError(
             f"--lock required: {store.uri} cannot create a file exclusively, and no database is at hand for locks. Give "
             "one by --tracking-uri (sqlite:///PATH, postgresql://...), write to a local folder, or give --lock auto"
@@ -305,10 +306,7 @@ def _chain(slots: Slots, root: str) -> Iterator[_Link]:
 
 
 def _end(slots: Slots, root: str) -> _Link | None:
-    end = None
-    for end in _chain(slots, root):
-        pass
-    return end
+    return next(reversed(list(_chain(slots, root))), None)
 
 
 def _link(name: str, data: bytes) -> _Link:

@@ -151,14 +151,22 @@ def read_tokens(store: Store | str | Path, split: str) -> dict[str, Ragged]:
 
 def _open_shard(store: Store, shard: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Ragged]:
     full_name = store.path(shard["name"])
+    again = "make it again by: python -m pipelines.tokenize_corpus EXPERIMENT.toml --force"
     try:
         path = store.fetch(shard["name"])
+        if store.local() is None and not _is_whole(path, shard):
+            path = store.fetch(shard["name"], anew=True)  # the copy on this node may be the torn one
     except FileNotFoundError:
-        raise RnnlmError(f"{full_name}: this shard of tokens is missing; tokenize the corpus again") from None
-    if path.stat().st_size != shard["bytes"] or sha256_file(path) != shard["sha256"]:
-        raise RnnlmError(f"{full_name}: the checksum differs from the manifest's; tokenize the corpus again ({path})")
+        raise RnnlmError(f"{full_name}: this shard of tokens is missing; {again}") from None
+    if not _is_whole(path, shard):
+        raise RnnlmError(f"{full_name}: this shard of tokens is not what was written; {again}")
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     return {name: _from_arrow(batch.column(name)) for name in columns}
+
+
+def _is_whole(path: Path, shard: Mapping[str, Any]) -> bool:
+    """Whether a file has the size and the checksum of the manifest."""
+    return bool(path.stat().st_size == shard["bytes"] and sha256_file(path) == shard["sha256"])
 
 
 def _to_arrow(columns: Mapping[str, Ragged]) -> bytes:

@@ -1,6 +1,8 @@
 """What every stage shares: where it runs, what it reads, when its work is done already, and what it reports."""
 
 import contextlib
+import functools
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnlm import artifacts
 from rnnlm.artifacts import Record
-from rnnlm.batch.lease import LEASE_FILE, lease
+from rnnlm.batch.lease import Lease, Locking, lease
 from rnnlm.config import digest
 from rnnlm.console import Console
 from rnnlm.errors import UsageError
@@ -19,6 +21,7 @@ from rnnlm.interrupts import Interrupts
 from rnnlm.storage import Store
 
 if TYPE_CHECKING:
+    from rnnlm.integrations.lock_table import LockTable
     from rnnlm.integrations.mlflow_spool import SpooledTracking
     from rnnlm.integrations.ray_cluster import Placement, Session
 
@@ -48,6 +51,7 @@ class Options:
         gpus_per_worker: GPUs of each.
         from_run: take this MLflow run's record as input instead of the newest.
         force: do the work although a record matches.
+        lock: what happens where a store cannot lock, one of `rnnlm.batch.lease.MODES`.
         base: folder that relative paths of the data are resolved against.
     """
 
@@ -60,6 +64,7 @@ class Options:
     gpus_per_worker: float | None = None
     from_run: str | None = None
     force: bool = False
+    lock: str = "auto"
     base: Path = field(default_factory=Path.cwd)
 
 
@@ -140,9 +145,12 @@ class Surroundings:
 
         Raises:
             UnreachableError: there is no answer.
+            UsageError: its artifacts would go where the libraries for that are not installed.
         """
         if self._shared.tracking is None:
             from rnnlm.integrations.mlflow_spool import SpooledTracking
+
+            self.check_libraries()
 
             with self.starting_up():
                 self._shared.tracking = SpooledTracking(self.options.tracking_uri, self.artifact_root, self.store)
@@ -162,6 +170,31 @@ class Surroundings:
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts when its database is ours; a server knows its own place."""
         return self.store.path(ARTIFACT_FOLDER) if _is_database(self.options.tracking_uri) else None
+
+    def check_libraries(self) -> None:
+        """Whether MLflow can write its artifacts where they go.
+
+        Raises:
+            UsageError: it cannot; the message names what to install.
+        """
+        root = self.artifact_root
+        if root is not None and root.startswith("s3://") and importlib.util.find_spec("boto3") is None:
+            raise UsageError(
+                f"--store {self.options.store}: MLflow needs boto3 for its artifacts there, which is not installed; "
+                "pip install 'rnnlm[s3]', or use a tracking server that keeps them itself"
+            )
+
+    def locking(self) -> Locking:
+        """How leases are taken: where a store cannot create exclusively, in the tracking database if there is one."""
+
+        @functools.cache
+        def table() -> "LockTable":
+            from rnnlm.integrations.lock_table import LockTable
+
+            return LockTable(self.options.tracking_uri)
+
+        database = _is_database(self.options.tracking_uri)
+        return Locking(self.options.lock, table if database else None, self.console.say)
 
     def waiting(self) -> str | None:
         """Where calls wait that the tracking server has not got; None: nowhere."""
@@ -325,33 +358,48 @@ class Context(Surroundings):
                 record's run does not exist at this tracking URI.
 
         Raises:
-            LeaseHeldError: another process works on the same; the message names it.
+            LeaseHeldError: another process does the same work.
         """
         identity = artifacts.identity(stage, settings, inputs)
         folder = self.folder(stage, identity)
         record = artifacts.read_record(folder)
         if record is not None and not self.options.force:
             return self._skip(record, relog)
-        if record is not None:
+        with lease(self.store, artifacts.lease_name(self.experiment.name, stage, identity)) as held:
+            record = artifacts.read_record(folder)  # somebody may just have finished it
+            if record is not None and not self.options.force:
+                return self._skip(record, relog)
+            return self._do_stage(Record(stage, self.experiment.name, identity, settings, inputs), work, relog, held)
+
+    def _do_stage(
+        self,
+        planned: Record,
+        work: Callable[[Store], Work],
+        relog: Callable[[Record], Record] | None,
+        held: Lease,
+    ) -> Outcome:
+        folder = self.folder(planned.stage, planned.digest)
+        if folder.exists(artifacts.RECORD_FILE):
             # What is done already goes only once the tracking server, where the stage needs it, has answered.
             _ = relog and self.tracking
-        self.console.say(f"{stage}: {self.experiment.name}")
-        with lease(folder) as held:
-            if record is not None:
-                _clear(folder)
-            started, startup_before = time.perf_counter(), self.startup_s
-            done = work(folder)
-            startup_s = self.startup_s - startup_before
-            seconds = time.perf_counter() - started - startup_s
-            held.check()
-            outputs = {**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri}
-            record = artifacts.write_record(
-                folder,
-                Record(
-                    stage, self.experiment.name, identity, settings, inputs, done.files, outputs, done.run_id, round(seconds, 3)
-                ),
-            )  # fmt: skip
-        self._shared.records[self.experiment.name, stage] = record
+            folder.delete(artifacts.RECORD_FILE)
+            self.store.delete(folder.uri[len(self.store.uri) + 1 :])
+        self.console.say(f"{planned.stage}: {self.experiment.name}")
+        started, startup_before = time.perf_counter(), self.startup_s
+        done = work(folder)
+        startup_s = self.startup_s - startup_before
+        seconds = time.perf_counter() - started - startup_s
+        made = replace(
+            planned,
+            files=done.files,
+            outputs={**done.outputs, "metrics": done.metrics, "model_uri": done.model_uri},
+            run_id=done.run_id,
+            seconds=round(seconds, 3),
+        )
+        earlier = artifacts.records(self.store, self.experiment.name, planned.stage)
+        held.check()
+        record = artifacts.write_record(folder, made, after=earlier[0].created if earlier else "")
+        self._shared.records[self.experiment.name, planned.stage] = record
         outcome = _outcome(record)
         outcome.startup_s, outcome.notes = startup_s, done.notes
         return outcome
@@ -380,14 +428,6 @@ def _outcome(record: Record) -> Outcome:
         seconds=record.seconds,
         record=record,
     )
-
-
-def _clear(folder: Store) -> None:
-    """Delete all that a stage has written, but for the lease on it."""
-    stem = LEASE_FILE.removesuffix("json")
-    for name in folder.files():
-        if not name.startswith(stem):
-            folder.delete(name)
 
 
 def _is_database(uri: str) -> bool:

@@ -70,8 +70,10 @@ def request(model: str, inputs: Sequence[str], output: str, overrides: Sequence[
 def run(asked: Request, where: Surroundings) -> Outcome:
     """Do the stage."""
     from rnnlm.batch import job as jobs
+    from rnnlm.batch.lease import check_lockable
     from rnnlm.storage import Store
 
+    check_lockable(Store(asked.output))
     startup_before = where.startup_s
     with where.starting_up():
         model, job, taken = prepare(asked, where.options, where)
@@ -139,6 +141,11 @@ def verify(asked: Request, where: Surroundings) -> Outcome:
 
 def check(asked: Request, where: Surroundings) -> list[str]:
     """What the job would do; writes nothing."""
+    from rnnlm.batch.lease import check_lockable
+    from rnnlm.storage import Store
+
+    Store(asked.output).check_there()
+    check_lockable(Store(asked.output), where.locking())
     database = where.options.tracking_uri.removeprefix("sqlite:///")
     if asked.model.startswith("models:") and database != where.options.tracking_uri and not Path(database).exists():
         raise UsageError(f"{asked.model}: nothing is registered yet, there is no {database}")  # MLflow would make it

@@ -13,7 +13,7 @@ from datetime import datetime
 from rnnlm import artifacts
 from rnnlm.artifacts import RECORD_FILE, Record
 from rnnlm.batch.job import MANIFEST_FILE
-from rnnlm.batch.lease import current_holder
+from rnnlm.batch.lease import LEASE_FILE, current_holder
 from rnnlm.stages.context import Outcome, Surroundings
 from rnnlm.storage import Store
 
@@ -100,8 +100,7 @@ def superfluous(
 
     for name in folders:
         if name not in records:
-            if current_holder(store.child(name)) is None:
-                yield from item("unfinished", name)
+            yield from (each for each in item("unfinished", name) if not _is_held(store, name))
         elif name not in kept:
             yield from item("records", name)
         else:
@@ -110,6 +109,14 @@ def superfluous(
     for file in changed:
         if file.startswith("logs/"):
             yield from item("logs", file)
+
+
+def _is_held(store: Store, name: str) -> bool:
+    """Whether somebody is at work on a folder, whatever the clock says of its files."""
+    return any(
+        current_holder(place, file)
+        for place, file in ((store, f"{name}.{LEASE_FILE}"), (store.child(name), LEASE_FILE))
+    )
 
 
 def _folders(changed: Mapping[str, float]) -> list[str]:

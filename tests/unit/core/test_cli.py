@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rnnlm import cli, experiment
+from rnnlm.batch.lease import Locking
 from rnnlm.errors import DataError, RnnlmError, UnreachableError, UsageError
 from rnnlm.stages.context import Context, Options, Outcome
 
@@ -161,6 +162,7 @@ def test_interrupts(
 def test_an_interrupt_while_ray_is_being_stopped_is_clean_too(desk: Path, last_line: Last) -> None:
     class Where:
         store = None
+        locking = Locking
 
         def close(self) -> None:
             os.kill(os.getpid(), signal.SIGINT)

@@ -4,13 +4,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rnnlm import cli, experiment, preflight
-from rnnlm.errors import UnreachableError
+from rnnlm.console import Console
+from rnnlm.errors import UnreachableError, UsageError
+from rnnlm.interrupts import Interrupts
+from rnnlm.stages import context
 from rnnlm.stages.context import Context, Options, Outcome
 
 ROOT = Path(__file__).parents[3]
@@ -117,10 +121,28 @@ def test_a_file_where_the_store_should_be(desk: Path) -> None:
         preflight.check_places(Options(str(desk / "taken" / "below"), "sqlite:////x.db"))
 
 
-def test_a_ray_that_answers_and_a_remote_store(desk: Path) -> None:
+def test_a_remote_store_that_does_not_answer(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UnreachableError, match="store s3://bucket/x: "):
+        preflight.check_places(Options("s3://bucket/x", "sqlite:////x.db"))
+
+
+def test_libraries_and_locks_of_a_remote_store(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    the_experiment = experiment.load("small.toml", [])
+    remote = Options("s3://bucket/x", "sqlite:////x.db", lock="required", base=desk)
+    monkeypatch.setattr(context.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"--store s3://bucket/x: .* pip install 'rnnlm\[s3\]'"):
+        preflight.check(the_experiment, remote)
+    with pytest.raises(UsageError, match=r"pip install 'rnnlm\[s3\]'"):
+        assert Context(the_experiment, remote, Console(), Interrupts()).tracking
+    with pytest.raises(UsageError, match="--lock required: s3://bucket/x cannot create a file exclusively"):
+        preflight.check(the_experiment, replace(remote, tracking_uri="http://127.0.0.1:9"))
+
+
+def test_a_ray_that_answers(desk: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        preflight.check_places(Options("s3://bucket/x", "sqlite:////x.db", address=address))
+        preflight.check_places(Options(str(desk), "sqlite:////x.db", address=address))
     preflight.check_places(Options(str(desk), "sqlite:////x.db", address="local"))
 
 

@@ -87,23 +87,24 @@ def test_unfinished_work_and_spare_checkpoints_and_logs_go_when_they_are_old(sho
     for step in (1, 2, 3):
         folder.write_bytes(f"checkpoints/step-{step}/checkpoint.json", b"{}")
     shop.age(folder.uri, 9)
-    for name, days in (("busy", 0.001), ("left", 9), ("leased", 9)):
+    for name, days in (("busy", 0.001), ("left", 9), ("leased", 9), ("working", 9)):
         shop.store.write_bytes(f"experiments/x/train-{name}/checkpoints/step-1/checkpoint.json", b"{}")
         shop.age(f"experiments/x/train-{name}", days)
     for name, days in (("old", 9), ("new", 1)):
         shop.store.write_bytes(f"logs/{name}.log", b"text")
         shop.age(f"logs/{name}.log", days)
-    with lease(shop.store.child("experiments/x/train-leased")):
-        shop.age("experiments/x/train-leased", 9)
-        assert shop.found() == {
-            f"{_name('train', 0)}/checkpoints/step-1": "checkpoints",
-            f"{_name('train', 0)}/checkpoints/step-3": "checkpoints",
-            "train-left": "unfinished",
-            "logs/old.log": "logs",
-        }
-        assert "train-busy" not in shop.found(older=0)
-    shop.age("experiments/x/train-leased", 9)
-    assert "train-leased" in shop.found()
+    with (
+        lease(shop.store.child("experiments/x/train-leased")),
+        lease(shop.store, "experiments/x/train-working.lease.json"),
+    ):
+        found = shop.found()
+    assert found == {
+        f"{_name('train', 0)}/checkpoints/step-1": "checkpoints",
+        f"{_name('train', 0)}/checkpoints/step-3": "checkpoints",
+        "train-left": "unfinished",
+        "logs/old.log": "logs",
+    }
+    assert "train-busy" not in shop.found(older=0)
 
 
 def test_the_command_lists_and_deletes_only_on_request(

@@ -1,6 +1,5 @@
 """What stages share: places, records that match, and the MLflow run of a piece of work."""
 
-import os
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 
 from rnnlm import artifacts, experiment
 from rnnlm.artifacts import Record
-from rnnlm.batch.lease import LeaseHeldError, LeaseLostError
 from rnnlm.console import Console
 from rnnlm.errors import UsageError
 from rnnlm.interrupts import Interrupted, Interrupts
@@ -320,27 +318,3 @@ def test_a_ray_job_needs_absolute_places(desk: Path, monkeypatch: pytest.MonkeyP
     places.check_inputs(["/abs.txt", "s3://bucket/x"])
     with pytest.raises(UsageError, match=r"relative\.txt: in a Ray job"):
         places.check_inputs(["/abs.txt", "relative.txt"])
-
-
-def test_only_one_process_works_on_a_stage(make: Make) -> None:
-    context = make()
-    folder = context.folder("ingest", artifacts.identity("ingest", {"x": 1}, {}))
-
-    def work(_: Store) -> Work:
-        second = make()
-        with pytest.raises(LeaseHeldError, match=f"held by process {os.getpid()}"):
-            second.run_stage("ingest", {"x": 1}, {}, lambda _: Work())
-        return Work()
-
-    assert not context.run_stage("ingest", {"x": 1}, {}, work).skipped
-    assert folder.files() == ["artifact.json"]
-
-
-def test_work_whose_lease_was_lost_leaves_no_record(make: Make) -> None:
-    def work(folder: Store) -> Work:
-        folder.delete("lease.json")
-        return Work()
-
-    with pytest.raises(LeaseLostError):
-        make().run_stage("ingest", {}, {}, work)
-    assert artifacts.read_record(make().folder("ingest", artifacts.identity("ingest", {}, {}))) is None

@@ -101,7 +101,10 @@ def test_missing_shard_is_named(store):
 def test_damaged_shard_is_named(store, damage):
     name = write_tokens(store, "train", pairs(9))["shards"][0]["name"]
     store.write_bytes(name, damage(store.read_bytes(name)))
-    with pytest.raises(RnnlmError, match=f"{name}.*checksum"):
+    with pytest.raises(
+        RnnlmError,
+        match=f"{name}: this shard of tokens is not what was written; .*tokenize_corpus EXPERIMENT.toml --force",
+    ):
         read_tokens(store, "train")
 
 
