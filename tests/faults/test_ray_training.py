@@ -252,7 +252,7 @@ def make_place(template: Path, tmp_path: Path) -> Callable[..., Place]:
 def test_workers_and_drivers_are_killed(
     make_place: Callable[..., Place], long_form: bool, report: Callable[..., None]
 ) -> None:
-    steps = 20_000 if long_form else 1_500
+    steps = 12_000 if long_form else 1_500
     untouched = make_place("untouched", steps)
     untouched.run("train", "--workers", "2")
     place, started = make_place("killed", steps), time.monotonic()
