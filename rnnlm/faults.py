@@ -3,7 +3,8 @@
 `RNNLM_CRASH=POINT@N` ends the process without any clean-up when it comes to POINT for the Nth time. Points stand before and
 after everything that others can see: files that commit something, batches of metrics, versions and aliases of models.
 
-`RNNLM_POISON=kill:TEXT` kills a process that decodes TEXT, `hang:TEXT` lets it hang outside of Python, where no signal is heard.
+`RNNLM_POISON=kill:TEXT` kills a process that decodes TEXT, `hang:TEXT` lets it hang outside of Python, where no signal is heard;
+one such word a line.
 """
 
 import os
@@ -51,9 +52,11 @@ def point(name: str) -> None:
 
 def poison(texts: Collection[str]) -> None:
     """Texts that are about to be decoded; does nothing unless the environment names one of them."""
-    kind, _, text = os.environ.get(POISON_VARIABLE, "").partition(":")
-    if kind and text in texts:
+    for line in os.environ.get(POISON_VARIABLE, "").splitlines():
+        kind, _, text = line.partition(":")
         assert kind in ("kill", "hang"), kind
+        if text not in texts:
+            continue
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})
