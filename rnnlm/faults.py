@@ -7,7 +7,8 @@ Where many processes come and go, `RNNLM_CRASH_AIM=FOLDER` serves better: a proc
 that name in the folder, if there is one, and kills itself. So each file that a test puts there is one death, and its going
 proves where it happened.
 
-`RNNLM_POISON=kill:TEXT` kills a process that decodes TEXT, `hang:TEXT` lets it hang outside of Python, where no signal is heard.
+`RNNLM_POISON=kill:TEXT` kills a process that decodes TEXT, `hang:TEXT` lets it hang outside of Python, where no signal is heard;
+one such word a line.
 """
 
 import os
@@ -67,9 +68,11 @@ def _aimed(folder: str, name: str) -> None:
 
 def poison(texts: Collection[str]) -> None:
     """Texts that are about to be decoded; does nothing unless the environment names one of them."""
-    kind, _, text = os.environ.get(POISON_VARIABLE, "").partition(":")
-    if kind and text in texts:
+    for line in os.environ.get(POISON_VARIABLE, "").splitlines():
+        kind, _, text = line.partition(":")
         assert kind in ("kill", "hang"), kind
+        if text not in texts:
+            continue
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP})

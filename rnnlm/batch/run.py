@@ -126,10 +126,9 @@ def run_job(
                 break
             work = ShardWork(folder.uri, job.decode, job.batch, job.model)
             work_off(work, inputs.shards(taken, job.batch, missing))
-        manifest = jobs.commit(folder, job, started, time.perf_counter() - clock, held.check)
         for left in (STAGING_FOLDER, WORKING_FOLDER):
             folder.delete(left)
-        return manifest
+        return jobs.commit(folder, job, started, time.perf_counter() - clock, held.check)
 
 
 def in_process(worker: Worker, advance: Advance) -> Callable[[ShardWork, Iterator[Shard]], None]:

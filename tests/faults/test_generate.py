@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import rnnlm
+from rnnlm import faults
 
 pytestmark = pytest.mark.integration
 
@@ -71,9 +72,10 @@ class Job:
         self.folder = folder
         self.output = folder / "out"
         self.mark = uuid.uuid4().hex
-        self.settings = [*settings, *(["generate.in_process_rows=0"] if ray else [])]
+        self.settings = [*settings, f"generate.in_process_rows={0 if ray else 1_000_000}"]
         self.package = package
         self.starts = 0
+        folder.mkdir(exist_ok=True)
         if not (folder / "input").exists():
             write_input(folder / "input", rows)
 
@@ -262,24 +264,36 @@ class Killer:
 
 def schedule(drivers: int, actors: int, seed: int) -> list[str]:
     """Kinds of kills in a random order."""
-    kinds = ["driver in start", "driver in work", "driver in write", "driver in write"]
+    kinds = ["driver in write", "driver in work", "driver in start", "driver in write"]
     found = [kinds[number % 4] for number in range(drivers)]
-    found += [("actor in work", "actor in write")[number % 2] for number in range(actors)]
+    found += [("actor in write", "actor in work")[number % 2] for number in range(actors)]
     random.Random(seed).shuffle(found)
     return found
 
 
+def damage(job: Job) -> int:
+    """Change what has been written: a part, a ledger entry, and a part that is gone; how many."""
+    entries = sorted(job.run_folder.glob("ledger/*.json"))
+    flipped, cut, gone = (job.run_folder / f"{entry.stem}.parquet" for entry in entries[:3])
+    data = bytearray(flipped.read_bytes())
+    data[len(data) // 2] ^= 1
+    flipped.write_bytes(data)
+    entry = job.run_folder / "ledger" / f"{cut.stem}.json"
+    entry.write_bytes(entry.read_bytes()[:-20])
+    gone.unlink()
+    return 3
+
+
+@pytest.mark.timeout(3_000)
 def test_a_job_that_is_killed_over_and_over_is_as_one_that_was_not(
     package: Path, tmp_path: Path, long_form: bool, report: Callable[..., None]
 ) -> None:
-    rows, drivers, actors = (20_000, 14, 16) if long_form else (2_000, 1, 2)
+    rows, drivers, actors = (20_000, 14, 16) if long_form else (1_200, 1, 1)
     settings = [f"generate.shard_rows={100 if long_form else 40}", "decode.beam_size=4", "decode.max_length=40"]
-    (tmp_path / "whole").mkdir()
-    whole = Job(tmp_path / "whole", package, rows, *settings)
+    whole = Job(tmp_path / "whole", package, rows, *settings, ray=long_form)
     clock = time.monotonic()
     assert whole.run()["exit_code"] == 0, whole.said()
     undisturbed = time.monotonic() - clock
-    (tmp_path / "killed").mkdir()
     killed = Job(tmp_path / "killed", package, rows, *settings)
     killer = Killer(killed, seed=7, most_wait_s=0.5)
     clock = time.monotonic()
@@ -288,13 +302,136 @@ def test_a_job_that_is_killed_over_and_over_is_as_one_that_was_not(
             killer.kill(kind)
     finally:
         killer.end()
+    damaged = damage(killed)
     assert killed.run()["exit_code"] == 0, killed.said()
     seconds = time.monotonic() - clock
 
+    assert killed.logs().count("the part is made again") >= damaged
     figures = equal(killed, whole)
     assert figures["rows"] == rows
     report(
         "generate: kills of the command and of actors", kills=sum(killer.kills.values()), by_kind=dict(killer.kills),
-        within_a_write=killer.hits, equal=True, seconds=round(seconds, 1), undisturbed_seconds=round(undisturbed, 1),
-        parts=len(killed.parts()), **figures,
+        within_a_write=killer.hits, damaged=damaged, equal=True, seconds=round(seconds, 1),
+        undisturbed_seconds=round(undisturbed, 1), parts=len(killed.parts()), **figures,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(900)
+def test_rows_that_kill_or_hang_their_actor_are_rejected_and_no_others(
+    package: Path, tmp_path: Path, long_form: bool, report: Callable[..., None]
+) -> None:
+    rows = 2_000 if long_form else 200
+    settings = [f"generate.shard_rows={rows // 4}", "generate.batch_timeout_s=8", "decode.max_length=20"]
+    whole = Job(tmp_path / "whole", package, rows, *settings, ray=False)
+    assert whole.run()["exit_code"] == 0, whole.said()
+    poisoned = Job(tmp_path / "poisoned", package, rows, *settings)
+    lines = (poisoned.folder / "input" / "in-0.txt").read_text(errors="replace").splitlines()
+    poison = {"kill": lines[20]} | ({"hang": lines[rows // 4 + 10]} if long_form else {})
+    clock = time.monotonic()
+    line = poisoned.run(**{faults.POISON_VARIABLE: "\n".join(f"{kind}:{text}" for kind, text in poison.items())})
+    seconds = time.monotonic() - clock
+
+    assert line["exit_code"] == 0, poisoned.said()
+    reasons = {row["source"]: row["reason"] for row in poisoned.rows() if row["status"] == "rejected"}
+    assert reasons[poison["kill"]] == "the process that decoded it was ended by SIGKILL, 3 times"
+    assert not long_form or reasons[poison["hang"]] == "decoding it took longer than 8 s, 3 times"
+    others = [row for row in poisoned.rows() if row["source"] not in poison.values()]
+    assert others == [row for row in whole.rows() if row["source"] not in poison.values()]
+    assert len(poisoned.rows()) == rows
+    assert poisoned.run("--verify")["exit_code"] == 0, poisoned.said()
+    report(
+        "generate: rows that kill or hang their actor", kills=len(poison), lost=0, doubled=0, equal=True, rows=rows,
+        seconds=round(seconds, 1),
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+def test_actors_that_end_again_and_again(
+    package: Path, tmp_path: Path, long_form: bool, report: Callable[..., None]
+) -> None:
+    if not long_form:
+        pytest.skip("minutes of starting actors")
+    settings = ["generate.shard_rows=100", "decode.max_length=20"]
+    whole = Job(tmp_path / "whole", package, 400, *settings, ray=False)
+    assert whole.run()["exit_code"] == 0, whole.said()
+    crashed = Job(tmp_path / "crashed", package, 400, *settings)
+    clock = time.monotonic()
+    line = crashed.run(**{faults.VARIABLE: "part.written@2"})
+    assert line["exit_code"] == 0, crashed.said()  # each life of an actor does one shard
+    assert "crash point part.written@2" in crashed.logs()
+    equal(crashed, whole)
+    seconds = time.monotonic() - clock
+
+    hopeless = Job(tmp_path / "hopeless", package, 400, *settings)
+    clock = time.monotonic()
+    line = hopeless.run(**{faults.VARIABLE: "part.written@1"})
+    assert line["exit_code"] == 1
+    assert "end before they are done" in line["error"]
+    gave_up = time.monotonic() - clock
+    assert hopeless.run()["exit_code"] == 0, hopeless.said()
+    figures = equal(hopeless, whole)
+    report(
+        "generate: actors that end between each part and its ledger entry", equal=True, seconds=round(seconds, 1),
+        gave_up_after_s=round(gave_up, 1), **figures,
+    )  # fmt: skip
+
+
+def test_of_two_commands_one_works_and_the_other_names_it(
+    package: Path, tmp_path: Path, report: Callable[..., None]
+) -> None:
+    first, second = (Job(tmp_path / "one", package, 1_500, "decode.beam_size=8", ray=False) for _ in range(2))
+    second.starts = 1
+    process = first.start()
+    try:
+        while not list(first.output.glob("run=*/lease*")):
+            assert process.poll() is None, first.said()
+            time.sleep(0.01)
+        line = second.run()
+        assert line["exit_code"] == 1
+        assert f"held by process {process.pid} on " in line["error"]
+        assert process.wait(WAIT_S) == 0, first.said()
+    finally:
+        first.kill_all()
+    manifest = first.manifest()
+    assert second.run()["skipped"] is True
+    assert first.manifest() == manifest
+    report("generate: two commands, one job", lost=0, doubled=0, equal=True, rows=manifest["rows"])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 400 kB; skips where none can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "rnnlm", str(place)], capture_output=True).returncode:
+        pytest.skip("mounting a disk is not allowed here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ray", [False, True])
+def test_a_full_disk_is_said_and_the_rerun_goes_on(
+    ray: bool, package: Path, small_disk: Path, tmp_path: Path, long_form: bool, report: Callable[..., None]
+) -> None:
+    if not long_form:
+        pytest.skip("half a minute of commands")
+    settings = ["generate.shard_rows=100", "decode.max_length=10", "decode.method=greedy"]
+    whole = Job(tmp_path / "whole", package, 4_000, *settings, ray=ray)
+    assert whole.run()["exit_code"] == 0, whole.said()
+    cramped = Job(tmp_path / "cramped", package, 4_000, *settings, ray=ray)
+    cramped.output = small_disk / "out"
+    clock = time.monotonic()
+    line = cramped.run()
+    assert line["exit_code"] == 1, cramped.said()
+    assert "No space left on device" in line["error"]
+    assert not list(small_disk.rglob("manifest.json"))
+    parts = cramped.count()
+    assert parts
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert cramped.run()["exit_code"] == 0, cramped.said()
+    figures = equal(cramped, whole)
+    report(
+        f"generate: a full disk, {'actors' if ray else 'in process'}", equal=True, parts_before=parts,
+        seconds=round(time.monotonic() - clock, 1), **figures,
     )  # fmt: skip

@@ -54,22 +54,28 @@ def test_where_nothing_can_be_decoded_no_row_is_to_blame(tmp_path: Path) -> None
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
-        "import os, signal, sys\nfrom pathlib import Path\nfrom rnnlm.batch.apart import Apart\n"
+        "import os, signal, sys, threading\nfrom pathlib import Path\nfrom rnnlm.batch.apart import Apart\n"
         "from rnnlm.decoding.config import DecodeConfig\n"
         "if __name__ == '__main__':\n"
         "    apart = Apart(Path(sys.argv[1]), DecodeConfig(), 60.0, 1)\n"
         "    apart.plan(['one'])\n"
         "    print(apart._process.pid, flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()\n"
+        "    apart.decode(['endless'], ['1'])\n"
     )
     done = subprocess.run(
-        [sys.executable, str(script), str(PACKAGE)], stdout=subprocess.PIPE, text=True, check=False, timeout=120
-    )
+        [sys.executable, str(script), str(PACKAGE)],
+        env=os.environ | {faults.POISON_VARIABLE: "hang:endless"},
+        stdout=subprocess.PIPE, text=True, check=False, timeout=120,
+    )  # fmt: skip
     assert done.returncode == -signal.SIGKILL
     child, deadline = int(done.stdout), time.monotonic() + 10
     while _lives(child) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _lives(child)
+    lives = _lives(child)
+    if lives:
+        os.kill(child, signal.SIGKILL)
+    assert not lives
 
 
 def test_what_takes_too_long_is_stopped() -> None:
