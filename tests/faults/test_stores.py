@@ -25,6 +25,7 @@ import pytest
 from pyarrow.fs import FileSelector, FileType, S3FileSystem
 
 from rnnlm import faults
+from rnnlm.storage import Store
 
 pytestmark = pytest.mark.integration
 
@@ -97,7 +98,8 @@ def server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["pipelines.generate", "rnnlm.integrations.train_worker", "rnnlm.integrations.ray_train", "rnnlm.stages.run_all",
-         "rnnlm.integrations.mlflow_registry", "rnnlm.assemble", "rnnlm.api", "rnnlm.evaluation.plots"]
+         "rnnlm.integrations.mlflow_registry", "rnnlm.assemble", "rnnlm.api", "rnnlm.evaluation.plots",
+         "rnnlm.integrations.lock_table", "pytest", "pyarrow.fs", "pyarrow.parquet"]
     )  # fmt: skip
     return context
 
@@ -391,8 +393,8 @@ def in_bucket(
 def _crashes() -> list[str]:
     if not os.environ.get("RNNLM_LONG_FAULTS"):
         return ["record.write@2"]
-    once = ("version.create", "version.created", "alias.move", "alias.moved")
-    return [f"{point}@{hit}" for point in faults.POINTS for hit in ((1,) if point in once else (1, 2))]
+    later = {"store.write": 9, "store.written": 20, "record.write": 2, "record.written": 3, "metrics.send": 2}
+    return [f"{point}@{later.get(point, 1)}" for point in faults.POINTS]
 
 
 @pytest.mark.parametrize("crash", _crashes())
@@ -479,3 +481,62 @@ def test_a_clock_that_jumps(jump: float, desk: Desk, whole: Path, long_form: boo
     assert not long_form or shown(desk)["versions"] == 1
     seconds = round(time.monotonic() - started, 1)
     report(f"clock that jumps by {jump:g} s", kills=0, lost=0, doubled=0, equal=True, seconds=seconds)
+
+
+def _hold(place: tuple[str, str], ready: Any) -> None:
+    """In a process of its own: hold the lease until somebody ends it."""
+    from rnnlm.batch.lease import lease, locking
+
+    with locking(_locking(place)), lease(Store(place[0])):
+        ready.set()
+        time.sleep(60)
+
+
+def _want(place: tuple[str, str], start: Any, end: Any, said: Any) -> None:
+    """In a process of its own: want the lease, at the same moment as others."""
+    from rnnlm.batch.lease import LeaseHeldError, lease, locking
+
+    with locking(_locking(place)):
+        start.wait(30)
+        try:
+            with lease(Store(place[0])) as held:
+                held.check()
+                said.put("kept")
+                end.wait(30)
+                held.check()
+        except LeaseHeldError:
+            said.put("refused")
+            end.wait(30)
+
+
+def _locking(place: tuple[str, str]) -> Any:
+    from rnnlm.batch.lease import Locking
+    from rnnlm.integrations.lock_table import LockTable
+
+    return Locking("required", lambda: LockTable(place[1]))
+
+
+@pytest.mark.parametrize("where", ["files", "rows"])
+def test_of_those_who_wait_for_a_killed_holder_one_takes_over(
+    where: str, server: ForkServerContext, tmp_path: Path, long_form: bool, report: Callable[..., None]
+) -> None:
+    started, rounds, waiters = time.monotonic(), 25 if long_form else 2, 3
+    place = (str(tmp_path) if where == "files" else "s3://bucket/folder", f"sqlite:///{tmp_path}/locks.db")
+    for _ in range(rounds):
+        ready, said = server.Event(), server.Queue()
+        start, end = server.Barrier(waiters), server.Barrier(waiters)
+        wanting = [server.Process(target=_want, args=(place, start, end, said)) for _ in range(waiters)]
+        holder = server.Process(target=_hold, args=(place, ready))
+        holder.start()
+        assert ready.wait(60)
+        holder.kill()
+        for process in wanting:
+            process.start()
+        answers = sorted(said.get(timeout=60) for _ in wanting)
+        for process in (holder, *wanting):
+            process.join(60)
+        assert answers == ["kept", *["refused"] * (waiters - 1)]
+        assert [process.exitcode for process in wanting] == [0] * waiters
+        assert not [path for path in tmp_path.iterdir() if "lease" in path.name]
+    seconds = round(time.monotonic() - started, 1)
+    report(f"killed holders of leases ({where})", kills=rounds, lost=0, doubled=0, equal=True, seconds=seconds)
