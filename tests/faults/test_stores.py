@@ -116,7 +116,7 @@ class Desk:
 
     def run(self, stage: str, store: Path | str, *more: str, **variables: str) -> Reply:
         process, log = self.start(stage, store, *more, **variables)
-        process.join(120)
+        process.join(250)
         if process.is_alive():
             process.kill()
         return self.reply(process, log)
@@ -464,6 +464,9 @@ def test_a_bucket_that_is_not_there(desk: Desk, bucket: Bucket) -> None:
     reply = desk.run("ingest", absent, "--check", **bucket.variables)
     assert reply.code == 1, reply.text
     assert "there is no absent" in reply.json["error"]
+    reply = desk.run("ingest", bucket.store, "--check", **bucket.variables)
+    assert reply.code == 0, reply.text
+    assert not bucket.files(""), "a check writes nothing"
     nobody = {**bucket.variables, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     reply = desk.run("ingest", bucket.store, **nobody)
     assert reply.code == 1, reply.text
