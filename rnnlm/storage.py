@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -411,8 +411,27 @@ def _uninterrupted(work: Callable[..., None], *arguments: Any) -> None:
 
     A stream into an object store that is left early becomes an object all the same, of what was written until then.
     """
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(work, *arguments).result()
+    begun, ended = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        begun.set()
+        try:
+            work(*arguments)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            ended.set()
+
+    try:
+        threading.Thread(target=run).start()
+        ended.wait()
+    except BaseException:
+        if begun.wait(1.0):  # else it was cut off before there was a thread
+            ended.wait()
+        raise
+    if errors:
+        raise errors[0]
 
 
 def _write_through(path: Path, data: bytes) -> None:

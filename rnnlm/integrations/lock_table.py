@@ -6,9 +6,11 @@ A row is to a lease what a file is in a local folder: it is inserted only where 
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from rnnlm.errors import UnreachableError
@@ -36,7 +38,10 @@ class LockTable:
             sa.Column("name", sa.Text, nullable=False),
             sa.Column("holder", sa.Text, nullable=False),
         )
+        database = make_url(uri).database
         with self._reaching():
+            if uri.startswith("sqlite") and database:
+                Path(database).parent.mkdir(parents=True, exist_ok=True)
             arguments = {"timeout": _WAIT_S} if uri.startswith("sqlite") else {}
             self._engine = sa.create_engine(uri, connect_args=arguments, poolclass=sa.NullPool)
             if not sa.inspect(self._engine).has_table(TABLE):
@@ -70,7 +75,7 @@ class LockTable:
             yield
         except IntegrityError:
             raise
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UnreachableError(f"database of locks: {reason}") from error
 

@@ -24,6 +24,7 @@ from mlflow.tracking import MlflowClient
 from pipelines import generate
 from rnnlm import cli, experiment
 from rnnlm.artifacts import records
+from rnnlm.batch.lease import lease
 from rnnlm.integrations import ray_cluster
 from rnnlm.integrations.mlflow_registry import Registry
 from rnnlm.integrations.mlflow_tracking import Tracking
@@ -530,13 +531,12 @@ def test_generate_refuses_what_another_process_works_on(pairs: Place, inputs: di
     given = ["--model", f"models:/{pairs.name}/1", "--input", str(inputs["txt"]), "--output", str(tmp_path)]
     folder = _output(pairs.generate(*given))
     (folder / "manifest.json").unlink()
-    holder = {"token": "theirs", "host": "far-away", "process": 4321, "expires": time.time() + 60}
-    (folder / "lease.json").write_text(json.dumps(holder))
 
-    reply = pairs.generate(*given)
+    with lease(Store(str(folder))) as held:
+        reply = pairs.generate(*given)
 
     assert reply.code == 1
-    assert "process 4321 on far-away" in reply.json["error"]
+    assert f"held by {held.holder}" in reply.json["error"]
     assert not (folder / "manifest.json").exists()
     unknown = pairs.generate(
         "--model", f"models:/{pairs.name}@nobody", "--input", str(inputs["txt"]), "--output", str(tmp_path)

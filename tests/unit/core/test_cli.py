@@ -1,5 +1,6 @@
 """The command line: arguments, exit codes, last words."""
 
+import errno
 import json
 import os
 import signal
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from rnnlm import cli, experiment
-from rnnlm.batch.lease import Locking
+from rnnlm.batch.lease import Locking, lease
 from rnnlm.errors import DataError, RnnlmError, UnreachableError, UsageError
 from rnnlm.stages.context import Context, Options, Outcome
+from rnnlm.storage import Store
 
 Last = Callable[[], dict[str, Any]]
 ROOT = Path(__file__).parents[3]
@@ -349,3 +351,22 @@ def test_an_unforeseen_failure_before_the_work_is_no_stack_trace(desk: Path, cap
 )
 def test_workers_are_a_number_or_a_range(given: str | None, expected: tuple[int | None, int | None]) -> None:
     assert cli.read_workers(given) == expected
+
+
+def test_a_full_disk_is_told_with_its_path(desk: Path, last_line: Last) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/somewhere/file")
+    assert main(raising(full), "--json") == 1
+    assert last_line()["error"] == "/somewhere/file: No space left on device"
+
+
+def test_leases_of_a_command_are_taken_as_its_options_say(desk: Path, last_line: Last) -> None:
+    def stage(context: Context) -> Outcome:
+        with lease(Store("s3://bucket/x")) as held:
+            held.check()
+        return Outcome("idle")
+
+    assert main(stage, "--json", "--lock", "none") == 0
+    assert main(never, "--json", "--lock", "sometimes") == 2
+    remote = ("--store", "s3://bucket/x", "--tracking-uri", "http://127.0.0.1:9", "--lock", "required")
+    assert main(never, "--json", *remote) == 2
+    assert last_line()["error"].startswith("--lock required: s3://bucket/x cannot create a file exclusively")

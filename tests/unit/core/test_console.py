@@ -76,3 +76,17 @@ def test_last_log_lines_prefer_errors(tmp_path: Path) -> None:
     log.write_text("one\ntwo\n")
     assert Console(log).last_log_lines(1) == ["two"]
     assert Console().last_log_lines() == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_log_on_a_full_disk_stops_nothing() -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from rnnlm.console import Console\n"
+        "with Console(Path('/dev/full')) as console:\n"
+        "    console.say('ours')\n"
+        "    console.keep('for the log')\n"
+        "print('after')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["ours", "after"]

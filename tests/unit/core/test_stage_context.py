@@ -9,6 +9,7 @@ import pytest
 
 from rnnlm import artifacts, experiment
 from rnnlm.artifacts import Record
+from rnnlm.batch.lease import LeaseHeldError, LeaseLostError, lease
 from rnnlm.console import Console
 from rnnlm.errors import UsageError
 from rnnlm.interrupts import Interrupted, Interrupts
@@ -318,3 +319,50 @@ def test_a_ray_job_needs_absolute_places(desk: Path, monkeypatch: pytest.MonkeyP
     places.check_inputs(["/abs.txt", "s3://bucket/x"])
     with pytest.raises(UsageError, match=r"relative\.txt: in a Ray job"):
         places.check_inputs(["/abs.txt", "relative.txt"])
+
+
+def test_what_another_command_works_on_is_refused(make: Make) -> None:
+    context, log = make(), list[str]()
+    settings = context.experiment.settings("ingest")
+    name = artifacts.lease_name("small", "ingest", artifacts.identity("ingest", settings, {}))
+    with lease(context.store, name), pytest.raises(LeaseHeldError, match=r"ingest-.*\.lease\.json: held by process"):
+        run(context, log)
+    assert not log
+    assert not run(context, log).skipped
+    assert not [file for file in context.store.files() if "lease" in file]
+
+
+def test_what_another_command_has_just_finished_is_not_done_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, log = make(), list[str]()
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr(places, "lease", lease)
+        run(make(), log)
+        return lease(*arguments)
+
+    monkeypatch.setattr(places, "lease", meanwhile)
+    assert run(context, log).skipped
+    assert len(log) == 1
+
+
+def test_who_lost_the_lease_commits_nothing(make: Make) -> None:
+    context, log = make(), list[str]()
+
+    def work(folder: Store) -> Work:
+        for file in [file for file in context.store.files() if file.endswith(".lease.json")]:
+            context.store.delete(file)  # as somebody would who took it over and is done
+        return worker(log)(folder)
+
+    with pytest.raises(LeaseLostError, match="Nothing was committed"):
+        context.run_stage("ingest", context.experiment.settings("ingest"), {}, work)
+    assert artifacts.records(context.store, "small", "ingest") == []
+
+
+def test_a_later_record_is_newer_even_if_the_clock_was_set_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(artifacts, "now", lambda: "2999-01-01T00:00:00+00:00")
+        run(make(), log, {"corpus": "first"}, "tokenize_corpus")
+    run(make(), log, {"corpus": "second"}, "tokenize_corpus")
+    found = artifacts.records(make().store, "small", "tokenize_corpus")
+    assert [record.inputs["corpus"] for record in found] == ["second", "first"]

@@ -1,7 +1,13 @@
+import contextlib
+import errno
 import multiprocessing
 import os
 import pickle
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,3 +161,118 @@ def test_digests(tmp_path: Path) -> None:
     before = sha256_tree(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert sha256_tree(tmp_path) != before
+
+
+def test_a_local_folder_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    assert store.create("lock", b"mine")
+    assert not store.create("lock", b"yours")
+    assert store.read_bytes("lock") == b"mine"
+
+
+def test_errors_name_store_and_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("rnnlm.storage._write_through", full)
+    monkeypatch.setattr(store, "_write_object", full)
+    with pytest.raises(UnreachableError, match=f"store {store.uri}: some.json: No space left on device"):
+        store.write_json("some.json", {})
+
+
+def remote_store(store: Store) -> Store:
+    if store.local() is not None:
+        pytest.skip("of remote stores")
+    return store
+
+
+def test_a_copy_in_the_cache_is_used_while_it_is_that_of_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = remote_store(store)
+    read: list[str] = []
+    original = remote.read_bytes
+    monkeypatch.setattr(remote, "read_bytes", lambda name: read.append(name) or original(name))
+    remote.write_bytes("tree/one", b"1")
+    remote.write_bytes("tree/deep/two", b"2")
+    for _ in range(2):
+        assert sorted(path.name for path in remote.fetch("tree").rglob("*") if path.is_file()) == ["one", "two"]
+    assert sorted(read) == ["tree/deep/two", "tree/one"]
+    remote.write_bytes("tree/one", b"another")
+    assert (remote.fetch("tree") / "one").read_bytes() == b"another"
+    assert read[2:] == ["tree/one"]
+    remote.delete("tree/one")
+    assert not (remote.fetch("tree") / "one").exists()
+
+
+def test_a_signal_does_not_cut_a_file_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = remote_store(store)
+    original = remote._write_object
+
+    def slow(name: str, data: bytes) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        original(name, data)
+
+    monkeypatch.setattr(remote, "_write_object", slow)
+    with pytest.raises(KeyboardInterrupt):
+        remote.write_bytes("a/whole", b"all of it")
+    assert remote.read_bytes("a/whole") == b"all of it"
+
+
+def test_an_upload_that_fails_leaves_no_part(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = remote_store(store)
+    (tmp_path / "large").write_bytes(b"x" * 100)
+    monkeypatch.setattr("rnnlm.storage._CHUNK_BYTES", 10)
+    filesystem, base = remote._filesystem()
+
+    class Broken:
+        """A stream that fails after a few chunks, and then closes as any other."""
+
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.chunks = stream, 0
+
+        def write(self, data: bytes) -> None:
+            self.chunks += 1
+            if self.chunks > 3:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            self.stream.write(data)
+
+    class Breaking:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(filesystem, name)
+
+        @contextlib.contextmanager
+        def open_output_stream(self, name: str) -> Iterator[Broken]:
+            with filesystem.open_output_stream(name) as stream:
+                yield Broken(stream)
+
+    remote._remote = (Breaking(), base)
+    with pytest.raises(UnreachableError, match="Input/output error"):
+        remote.upload(tmp_path / "large", "a/large")
+    assert not remote.exists("a/large")
+
+
+def test_a_full_cache_says_where_it_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = remote_store(store)
+    remote.write_bytes("a/x", b"1")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "utime", full)
+    with pytest.raises(UnreachableError, match=r"cache/.*No space left on device \(RNNLM_CACHE says"):
+        remote.fetch("a/x")
+
+
+def test_whether_a_store_is_there(store: Store) -> None:
+    store.check_there()
+    if store.local() is None:
+        store._remote = (store._filesystem()[0], "absent/folder")
+        with pytest.raises(UnreachableError, match="there is no absent"):
+            store.check_there()

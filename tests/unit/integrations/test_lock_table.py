@@ -72,5 +72,9 @@ def test_a_lease_of_an_object_store_is_a_row(table: LockTable, monkeypatch: pyte
 
 
 def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
     with pytest.raises(UnreachableError, match="database of locks"):
-        LockTable(f"sqlite:///{tmp_path}/nowhere/locks.db")
+        LockTable(f"sqlite:///{tmp_path}/file/locks.db")
+    with pytest.raises(UnreachableError, match="database of locks"):
+        LockTable(f"sqlite:///{tmp_path}")
+    LockTable(f"sqlite:///{tmp_path}/new/folder/locks.db")
