@@ -14,6 +14,8 @@ POINTS = (
     "checkpoint.files",  # before the first file of a checkpoint
     "checkpoint.commit",  # all files are there, the manifest is not
     "checkpoint.committed",
+    "run.create",  # before MLflow makes a run
+    "run.created",  # it is there, what it is for is not
     "metrics.send",  # before a batch goes to MLflow
     "metrics.sent",
     "version.create",

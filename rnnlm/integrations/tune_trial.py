@@ -11,7 +11,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from rnnlm.errors import RnnlmError
 from rnnlm.experiment import Experiment
-from rnnlm.integrations.mlflow_tracking import Tracking
+from rnnlm.integrations.mlflow_tracking import PARENT_TAG, Tracking
 from rnnlm.integrations.ray_cluster import Placement
 from rnnlm.integrations.ray_train import TrainJob, new_attempt, trainer
 from rnnlm.integrations.train_worker import PROGRESS_UNITS, STOP_FILE
@@ -128,8 +128,10 @@ def _child_run(job: SearchJob, key: str, settings: spaces.Settings) -> str | Non
         if tracking.has_run(run_id):
             tracking.reopen_run(run_id)
             return run_id
-    tags = {TRIAL_TAG: key}
-    run_id = tracking.start_run(job.experiment.name, f"trial-{key}", "tune", job.parent_run_id, tags, settings)
+    identity = {TRIAL_TAG: key, PARENT_TAG: job.parent_run_id or ""}
+    run_id = tracking.start_run(
+        job.experiment.name, f"trial-{key}", "tune", job.parent_run_id, params=settings, identity=identity
+    )
     folder.write_json(_TRIAL_FILE, {"run_id": run_id, "settings": settings})
     return run_id
 

@@ -104,7 +104,11 @@ class Watcher(ray.tune.Callback):
 
     def _end(self, trial: Any, entry: Trial) -> None:
         self._running.discard(trial.trial_id)
+        # The ledger comes last: a trial that it has as ended is not looked at again.
+        self._close_run(entry)
         self._ledger.put(entry)
+
+    def _close_run(self, entry: Trial) -> None:
         if self._tracking is None or entry.run_id is None:
             return
         status = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "open": "KILLED"}[entry.status]

@@ -147,7 +147,7 @@ class Place:
         ]
 
     def mlflow(self) -> dict[str, Any]:
-        """What MLflow shows: runs by stage with status and metric steps, versions and aliases."""
+        """What MLflow shows: runs by stage with status, params, inputs and metric steps, versions and aliases."""
         from mlflow.tracking import MlflowClient
 
         uri = f"sqlite:///{self.folder}/store/mlflow.db"
@@ -158,6 +158,8 @@ class Place:
         shown = {
             run.data.tags["rnnlm.stage"]: (
                 run.info.status,
+                {key: value for key, value in run.data.params.items() if str(self.folder) not in value},
+                {each.dataset.name for each in run.inputs.dataset_inputs},
                 {
                     key: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
                     for key in run.data.metrics
