@@ -23,6 +23,8 @@ POINTS = (
     "alias.move",
     "alias.moved",
     "lease.taken",
+    "ledger.write",  # of a search
+    "ledger.written",
     "record.write",
     "record.written",
 )

@@ -65,6 +65,9 @@ class Watcher(ray.tune.Callback):
         metrics = {key: float(value) for key, value in result.items() if "/" in key and _is_number(value)}
         old = entry.metrics.get(self._job.metric, math.inf)
         better = metrics.get(self._job.metric, math.inf) <= old
+        reports = [*entry.reports]
+        if "progress" in result and self._job.metric in metrics:
+            reports.append((int(result["progress"]), metrics[self._job.metric]))
         self._ledger.put(
             replace(
                 entry,
@@ -72,6 +75,7 @@ class Watcher(ray.tune.Callback):
                 steps=int(result.get("step", entry.steps)),
                 seconds=float(result.get("elapsed_s", entry.seconds)),
                 run_id=result.get("run_id") or entry.run_id,
+                reports=reports,
             )
         )
 
