@@ -26,6 +26,8 @@ POINTS = (
     "checkpoint.files",  # before the first file of a checkpoint
     "checkpoint.commit",  # all files are there, the manifest is not
     "checkpoint.committed",
+    "run.create",  # before MLflow makes a run
+    "run.created",  # it is there, what it is for is not
     "metrics.send",  # before a batch goes to MLflow
     "metrics.sent",
     "version.create",
@@ -33,6 +35,8 @@ POINTS = (
     "alias.move",
     "alias.moved",
     "lease.taken",
+    "ledger.write",  # of a search
+    "ledger.written",
     "record.write",
     "record.written",
     "part.written",  # a batch job's part is there, its ledger entry is not

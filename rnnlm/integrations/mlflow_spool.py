@@ -1,7 +1,7 @@
 """MLflow that may be away for a while: what cannot be sent is kept in the store, in order, and sent later.
 
-    STORE/spool/000017.json      one call that writes: its name and arguments
-    STORE/spool/000017/          the files that it uploads
+    STORE/spool/000017-3f9a.json    one call that writes: its name and arguments
+    STORE/spool/000017-3f9a/        the files that it uploads
 
 Only calls that write to a run that exists are kept. Those that ask, or make a run, need the server.
 """
@@ -10,11 +10,12 @@ import functools
 import logging
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
-from rnnlm.errors import UnreachableError
+from rnnlm.errors import UnreachableError, UsageError
 from rnnlm.integrations.batch_tracker import Point
 from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.storage import Store
@@ -37,7 +38,10 @@ class Spool:
 
     def add(self, method: str, run_id: str, arguments: dict[str, Any], files: Path | None = None) -> None:
         """Keep a call; `files` is a file or folder that it uploads."""
-        name = f"{int(self._names()[-1]) + 1 if self._names() else 1:06d}"
+        names = self._names()
+        number = int(names[-1].partition("-")[0]) + 1 if names else 1
+        # Other commands may keep calls in the same store, and a name that was used once may lie in a cache.
+        name = f"{number:06d}-{uuid.uuid4().hex[:8]}"
         if files is not None:
             self.store.upload(files, f"{name}/{files.name}")
             arguments = {**arguments, "path": files.name}
@@ -47,27 +51,36 @@ class Spool:
     def send(self, tracking: Tracking) -> int:
         """Send all, in order; each call is forgotten once it is done.
 
+        Calls for runs that this server does not have are kept, for the one that has them.
+
         Returns:
-            How many there were.
+            How many were sent.
 
         Raises:
             UnreachableError: the server is away; what it has not got is kept.
         """
-        names = self._names()
-        for name in names:
-            entry = self.store.read_json(f"{name}.json")
-            self._send(tracking, name, **entry)
-            self.store.delete(f"{name}.json")
-            self.store.delete(name)
-        return len(names)
+        sent = 0
+        known: dict[str, bool] = {}
+        for name in self._names():
+            try:
+                entry = self.store.read_json(f"{name}.json")
+            except FileNotFoundError:
+                continue  # Another command has sent it.
+            run_id = entry["run_id"]
+            if run_id not in known:
+                known[run_id] = tracking.has_run(run_id)
+            if known[run_id]:
+                self._send(tracking, name, **entry)
+                self.store.delete(f"{name}.json")
+                self.store.delete(name)
+                sent += 1
+        return sent
 
     def _send(self, tracking: Tracking, name: str, method: str, run_id: str, arguments: dict[str, Any]) -> None:
         # The plain method: that of `SpooledTracking` would keep the call anew.
         if method == "log_points":
             # A call that was cut off may have left some of them there.
-            points = [Point(*point) for point in arguments["points"]]
-            known = {key: tracking.logged_steps(run_id, key) for key in {point.key for point in points}}
-            Tracking.log_points(tracking, run_id, [point for point in points if point.step not in known[point.key]])
+            Tracking.log_new_points(tracking, run_id, [Point(*point) for point in arguments["points"]])
         elif "path" in arguments:
             path = self.store.fetch(f"{name}/{arguments['path']}")
             getattr(Tracking, method)(tracking, run_id, path, arguments["folder"])
@@ -119,8 +132,15 @@ class SpooledTracking(Tracking):
 
         Raises:
             UnreachableError: the server is away.
+            UsageError: what waits is for runs that the server does not have.
         """
-        return self.spool.send(self)
+        sent = self.spool.send(self)
+        if left := len(self.spool):
+            raise UsageError(
+                f"{self.spool.store.uri}: {left} calls wait for runs that {self.uri} does not have; give the "
+                "--tracking-uri that has them, or delete the folder if they were deleted there"
+            )
+        return sent
 
     def _may_send(self) -> bool:
         """Whether the server is there, as far as is known, and has got all that waited."""
@@ -150,13 +170,10 @@ class SpooledTracking(Tracking):
         """See `Tracking.log_points`."""
         self.spool.add("log_points", run_id, {"points": [list(point) for point in points]})
 
-    def log_once(self, run_id: str, metrics: Any) -> None:
-        """See `Tracking.log_once`; what is kept is compared with what is there when it is sent."""
-        try:
-            super().log_once(run_id, metrics)
-        except UnreachableError as error:
-            self._is_away(error)
-            self.log_metrics(run_id, metrics)
+    @_kept
+    def log_new_points(self, run_id: str, points: Any) -> None:
+        """See `Tracking.log_new_points`; what is kept is compared with what is there when it is sent."""
+        self.spool.add("log_points", run_id, {"points": [list(point) for point in points]})
 
     @_kept
     def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:

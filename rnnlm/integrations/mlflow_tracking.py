@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import socket
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 STAGE_TAG = "rnnlm.stage"
 PARENT_TAG = "mlflow.parentRunId"
+TABLES_TAG = "mlflow.loggedArtifacts"
+"""Lists the tables that the pages show."""
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI show runs and their curves; it would guess that text is for an LLM's traces."""
 MAX_BATCH_METRICS = 1000
@@ -139,8 +142,9 @@ class Tracking:
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, Any] | None = None,
         inputs: Mapping[str, str] | None = None,
+        identity: Mapping[str, str] | None = None,
     ) -> str:
-        """Make a run.
+        """Make a run, or take the one with this identity.
 
         Args:
             experiment: name of the MLflow experiment.
@@ -150,21 +154,36 @@ class Tracking:
             tags: more tags.
             params: a tree of settings; logged flat, without secrets.
             inputs: name to digest of what the run reads.
+            identity: tags that no other run of the experiment has. If there is a run with them, a process made it that
+                ended before it could say so, or before it had logged everything: the rest is logged.
 
         Returns:
             The run's id.
         """
-        all_tags = {STAGE_TAG: stage, **(tags or {})}
+        run_id = self.find_run(experiment, identity) if identity else None
+        if run_id is not None:
+            self.reopen_run(run_id)
+            self._complete(run_id, params or {}, inputs or {})
+            return run_id
+        all_tags = {STAGE_TAG: stage, **(tags or {}), **(identity or {})}
         if parent_run_id is not None:
             all_tags[PARENT_TAG] = parent_run_id
         experiment_id = self.experiment_id(experiment)
+        faults.point("run.create")
         with self._reaching():
             run_id = str(self.client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id)
-        if params:
-            self.log_params(run_id, params)
-        if inputs:
-            self.log_inputs(run_id, inputs)
+        faults.point("run.created")
+        self.log_params(run_id, params or {})
+        self.log_inputs(run_id, inputs or {})
         return run_id
+
+    def _complete(self, run_id: str, params: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        """Log what a run does not show yet of its settings and inputs."""
+        with self._reaching():
+            run = self.client.get_run(run_id)
+        shown = {each.dataset.name for each in run.inputs.dataset_inputs}
+        self.log_params(run_id, {path: text for path, text in flatten(params).items() if path not in run.data.params})
+        self.log_inputs(run_id, {name: value for name, value in inputs.items() if name not in shown})
 
     def reopen_run(self, run_id: str) -> None:
         """Show a run as running again, when its work goes on."""
@@ -227,8 +246,9 @@ class Tracking:
             )
             for name, digest in inputs.items()
         ]
-        with self._reaching():
-            self.client.log_inputs(run_id, datasets)
+        if datasets:
+            with self._reaching():
+                self.client.log_inputs(run_id, datasets)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
@@ -240,9 +260,15 @@ class Tracking:
         now = now_ms()
         self.log_points(run_id, [Point(key, value, step, now) for key, value in metrics.items()])
 
-    def log_once(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Log one value for each of several metrics, but for those that have one."""
-        self.log_metrics(run_id, {key: value for key, value in metrics.items() if not self.logged_steps(run_id, key)})
+    def log_once(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Log one value for each of several metrics, but for those that have one at this step."""
+        now = now_ms()
+        self.log_new_points(run_id, [Point(key, value, step, now) for key, value in metrics.items()])
+
+    def log_new_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Log those values of curves whose steps are not there yet."""
+        known = {key: self.logged_steps(run_id, key) for key in {point.key for point in points}}
+        Tracking.log_points(self, run_id, [point for point in points if point.step not in known[point.key]])
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """Log values of curves, a batch at a time."""
@@ -280,9 +306,14 @@ class Tracking:
         self.log_text(run_id, json.dumps(value, indent=1, ensure_ascii=False), name)
 
     def log_table(self, run_id: str, columns: Mapping[str, Sequence[Any]], name: str) -> None:
-        """Upload a table that MLflow's pages show; `name` ends in `.json`."""
+        """Upload a table that MLflow's pages show, in place of the one before; `name` ends in `.json`."""
+        # MLflow's own method adds the rows to those of a table that is there.
+        rows = [[_plain(value) for value in row] for row in zip(*columns.values(), strict=True)]
         with self._reaching():
-            self.client.log_table(run_id, {key: list(values) for key, values in columns.items()}, name)
+            self.client.log_text(run_id, json.dumps({"columns": list(columns), "data": rows}, ensure_ascii=False), name)
+            shown = json.loads(self.client.get_run(run_id).data.tags.get(TABLES_TAG, "[]"))
+            if (table := {"path": name, "type": "table"}) not in shown:
+                self.client.set_tag(run_id, TABLES_TAG, json.dumps([*shown, table]))
 
     def log_figure(self, run_id: str, figure: "Figure", name: str) -> None:
         """Upload a figure as `.png` or `.svg`."""
@@ -326,6 +357,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
             flat[path] = _without_secrets(text)[:MAX_PARAM_CHARACTERS]
     return flat
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _without_secrets(text: str) -> str:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray.tune
-from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from rnnlm.errors import RnnlmError
@@ -21,7 +20,8 @@ from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.integrations.ray_cluster import Session
 from rnnlm.integrations.ray_train import STOP_GRACE_S
 from rnnlm.integrations.train_worker import PROGRESS_UNITS
-from rnnlm.integrations.tune_trial import SearchJob, run_trial, variant
+from rnnlm.integrations.tune_resume import NewSettings, RememberingASHA
+from rnnlm.integrations.tune_trial import SearchJob, run_trial, settings_of, variant
 from rnnlm.integrations.tune_watcher import Watcher
 from rnnlm.storage import Store
 from rnnlm.tuning import space as spaces
@@ -106,7 +106,9 @@ def _tuner(job: SearchJob, session: Session, ledger: Ledger, watcher: Watcher, l
             metric=job.metric,
             mode="min",
             search_alg=searching,
-            scheduler=ASHAScheduler(
+            scheduler=RememberingASHA(
+                ledger.trials,
+                lambda trial: spaces.key(settings_of(trial.config, job)),
                 time_attr="progress",
                 max_t=PROGRESS_UNITS,
                 grace_period=max(1, round(tune.grace_share * PROGRESS_UNITS)),
@@ -152,10 +154,12 @@ def _optuna(job: SearchJob, ledger: Ledger, open_settings: list[spaces.Settings]
         points_to_evaluate=[spaces.to_indices(space, settings) for settings in open_settings],
         sampler=optuna.samplers.TPESampler(seed=job.experiment.seed + len(ledger)),
     )
-    for trial in ledger.trials:
-        if job.metric in trial.metrics and not trial.is_open:
+    ended = [trial for trial in ledger.trials if not trial.is_open]
+    for trial in ended:
+        if job.metric in trial.metrics:
             searcher.add_evaluated_point(spaces.to_indices(space, trial.settings), trial.metrics[job.metric])
-    return searcher
+    results = {trial.key: trial.metrics.get(job.metric) for trial in ended}
+    return NewSettings(searcher, lambda proposed: spaces.key(spaces.from_indices(space, proposed)), results)
 
 
 def _distribution(dimension: Dimension) -> Any:

@@ -1,17 +1,19 @@
 """One trial of a search, in its own process: a Train run, with its results handed to Ray Tune."""
 
 import functools
+import logging
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray.tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from rnnlm.errors import RnnlmError
+from rnnlm.errors import RnnlmError, UnreachableError
 from rnnlm.experiment import Experiment
-from rnnlm.integrations.mlflow_tracking import Tracking
+from rnnlm.integrations.mlflow_tracking import PARENT_TAG, Tracking
 from rnnlm.integrations.ray_cluster import Placement
 from rnnlm.integrations.ray_train import TrainJob, new_attempt, trainer
 from rnnlm.integrations.train_worker import PROGRESS_UNITS, STOP_FILE
@@ -21,6 +23,8 @@ from rnnlm.tuning import space as spaces
 
 TRIAL_TAG = "rnnlm.trial"
 _TRIAL_FILE = "trial.json"
+_RETRY_S = 3.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,11 @@ def run_trial(config: dict[str, Any], *, job: SearchJob, started_here: bool) -> 
         return
     try:
         experiment = variant(job.experiment, settings)
-        labels["run_id"] = _child_run(job, labels["key"], settings)
+        labels["run_id"] = _reached(job, lambda: _child_run(job, labels["key"], settings))
         values = _train(job, experiment, labels, started_here)
+    except _Stopped:
+        ray.tune.report({**nothing, **labels, "stop": "requested"})
+        return
     except RnnlmError as error:
         values = {"error": str(error)}
     if "error" in values:
@@ -117,6 +124,22 @@ def _train(job: SearchJob, experiment: Experiment, labels: dict[str, Any], start
     return dict(run.fit().return_value)
 
 
+class _Stopped(Exception):
+    """The search was asked to stop while a trial waited for MLflow."""
+
+
+def _reached(job: SearchJob, ask: Callable[[], str | None]) -> str | None:
+    """Ask MLflow, however long it is away: that is no fault of a trial's settings."""
+    while True:
+        try:
+            return ask()
+        except UnreachableError as error:
+            _log.warning("%s; the trial waits", error)
+            if job.folder.exists(STOP_FILE):
+                raise _Stopped from error
+            time.sleep(_RETRY_S)
+
+
 def _child_run(job: SearchJob, key: str, settings: spaces.Settings) -> str | None:
     """The trial's MLflow run: the one it had before, else a new one below the search's."""
     if job.tracking_uri is None:
@@ -128,8 +151,10 @@ def _child_run(job: SearchJob, key: str, settings: spaces.Settings) -> str | Non
         if tracking.has_run(run_id):
             tracking.reopen_run(run_id)
             return run_id
-    tags = {TRIAL_TAG: key}
-    run_id = tracking.start_run(job.experiment.name, f"trial-{key}", "tune", job.parent_run_id, tags, settings)
+    identity = {TRIAL_TAG: key, PARENT_TAG: job.parent_run_id or ""}
+    run_id = tracking.start_run(
+        job.experiment.name, f"trial-{key}", "tune", job.parent_run_id, params=settings, identity=identity
+    )
     folder.write_json(_TRIAL_FILE, {"run_id": run_id, "settings": settings})
     return run_id
 

@@ -65,6 +65,9 @@ class Watcher(ray.tune.Callback):
         metrics = {key: float(value) for key, value in result.items() if "/" in key and _is_number(value)}
         old = entry.metrics.get(self._job.metric, math.inf)
         better = metrics.get(self._job.metric, math.inf) <= old
+        reports = [*entry.reports]
+        if "progress" in result and self._job.metric in metrics:
+            reports.append((int(result["progress"]), metrics[self._job.metric]))
         self._ledger.put(
             replace(
                 entry,
@@ -72,6 +75,7 @@ class Watcher(ray.tune.Callback):
                 steps=int(result.get("step", entry.steps)),
                 seconds=float(result.get("elapsed_s", entry.seconds)),
                 run_id=result.get("run_id") or entry.run_id,
+                reports=reports,
             )
         )
 
@@ -104,7 +108,11 @@ class Watcher(ray.tune.Callback):
 
     def _end(self, trial: Any, entry: Trial) -> None:
         self._running.discard(trial.trial_id)
+        # The ledger comes last: a trial that it has as ended is not looked at again.
+        self._close_run(entry)
         self._ledger.put(entry)
+
+    def _close_run(self, entry: Trial) -> None:
         if self._tracking is None or entry.run_id is None:
             return
         status = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "open": "KILLED"}[entry.status]

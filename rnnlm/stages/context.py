@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,9 @@ DEFAULT_STORE = "store"
 DATABASE_FILE = "mlflow.db"
 ARTIFACT_FOLDER = "mlartifacts"
 RUN_FILE = "run.json"
+"""In a stage's folder: the key that its MLflow run is made with, and once it is made, its id."""
+KEY_TAG = "rnnlm.key"
+"""On a run: which work it is for; a process that ended before it noted the run's id left a run that is found by this."""
 _MADE_FROM = {"tokenize_corpus": ("ingest", "corpus"), "train": ("tokenize_corpus", "tokens")}
 """The stage that made a stage's input, and the name of that input."""
 
@@ -263,29 +267,36 @@ class Context(Surroundings):
             stage: value of the tag `rnnlm.stage`.
             inputs: name to digest of what it reads.
         """
-        run_id = self._known_run(folder)
+        noted = folder.read_json(RUN_FILE) if folder.exists(RUN_FILE) else {}
+        run_id = self._known_run(noted)
         if run_id is None:
-            run_id = self.tracking.start_run(
-                self.experiment.name,
-                stage,
-                stage,
-                parent_run_id=self.pipeline_run_id,
-                tags={"rnnlm.task": self.experiment.task},
-                params=self.experiment.settings(stage),
-                inputs=inputs,
-            )
-            folder.write_json(RUN_FILE, {"run_id": run_id})
+            run_id = self._new_run(folder, stage, inputs, None if "run_id" in noted else noted.get("key"))
         else:
             self.tracking.reopen_run(run_id)
         with self.tracking.closing(run_id):
             yield run_id
 
-    def _known_run(self, folder: Store) -> str | None:
-        try:
-            run_id = str(folder.read_json(RUN_FILE)["run_id"])
-        except FileNotFoundError:
-            return None
-        return run_id if self.tracking.has_run(run_id) else None
+    def _known_run(self, noted: dict[str, Any]) -> str | None:
+        run_id = noted.get("run_id")
+        return run_id if run_id is not None and self.tracking.has_run(run_id) else None
+
+    def _new_run(self, folder: Store, stage: str, inputs: dict[str, str] | None, key: str | None) -> str:
+        """A run for a key that is noted before it is made, so that no process can leave a run that nobody finds."""
+        if key is None:
+            key = uuid.uuid4().hex
+            folder.write_json(RUN_FILE, {"key": key})
+        run_id = self.tracking.start_run(
+            self.experiment.name,
+            stage,
+            stage,
+            parent_run_id=self.pipeline_run_id,
+            tags={"rnnlm.task": self.experiment.task},
+            params=self.experiment.settings(stage),
+            inputs=inputs,
+            identity={KEY_TAG: key},
+        )
+        folder.write_json(RUN_FILE, {"key": key, "run_id": run_id})
+        return run_id
 
     def newest(self, stage: str, inputs: dict[str, str] | None = None) -> Record:
         """The record that a later stage reads: of `--from`, else what this command made of it, else the newest that this

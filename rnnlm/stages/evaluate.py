@@ -37,7 +37,6 @@ def run(context: Context) -> Outcome:
         return Work(files, outputs, run_id, headline(report), notes=describe(report))
 
     def log_again(record: Record) -> Record:
-        record.store.delete("run.json")
         with context.mlflow_run(record.store, "evaluate", record.inputs) as run_id:
             _log(context, run_id, record.store, record.store.read_json(REPORT_FILE)["metrics"])
         return replace(record, run_id=run_id)
@@ -94,7 +93,7 @@ def _write(folder: Store, report: "Report", pictures: dict[str, bytes]) -> None:
 
 def _log(context: Context, run_id: str, folder: Store, metrics: dict[str, float]) -> None:
     tracking = context.tracking
-    tracking.log_metrics(run_id, metrics)
+    tracking.log_once(run_id, metrics)
     for name in (REPORT_FILE, SUMMARY_FILE):
         tracking.log_artifact(run_id, folder.fetch(name))
     for name in folder.files("pictures"):

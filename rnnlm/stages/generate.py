@@ -9,7 +9,7 @@ from rnnlm.batch.config import BatchConfig
 from rnnlm.config import Config, apply_overrides, merge
 from rnnlm.decoding.config import DecodeConfig
 from rnnlm.errors import DataError, UsageError
-from rnnlm.stages.context import Options, Outcome, Surroundings, check_inputs
+from rnnlm.stages.context import KEY_TAG, Options, Outcome, Surroundings, check_inputs
 
 if TYPE_CHECKING:
     from rnnlm.batch.inputs import Shard, Snapshot
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rnnlm.integrations.mlflow_spool import SpooledTracking
 
 SHOWN_ROWS = 3
-KEY_TAG = "rnnlm.key"
-"""On the run of a job: which job it is; a rerun goes on with that run."""
 
 
 class Settings(Config):
@@ -167,16 +165,13 @@ def _work(
     from rnnlm.batch.run import run_job
 
     tracking = where.tracking
-    run_id = tracking.find_run(_experiment(model), {KEY_TAG: job.key})
-    if run_id is not None:
-        tracking.reopen_run(run_id)
-    else:
-        run_id = tracking.start_run(
-            _experiment(model), f"generate {job.key}", "generate",
-            tags={KEY_TAG: job.key, "rnnlm.model": f"{model.name}/{model.version}"},
-            params={"decode": job.decode.effective(), "model": model.name, "version": model.version, "rows": taken.num_rows},
-            inputs={entry["name"]: entry["sha256"] for entry in taken.plain()},
-        )  # fmt: skip
+    run_id = tracking.start_run(
+        _experiment(model), f"generate {job.key}", "generate",
+        tags={"rnnlm.model": f"{model.name}/{model.version}"},
+        params={"decode": job.decode.effective(), "model": model.name, "version": model.version, "rows": taken.num_rows},
+        inputs={entry["name"]: entry["sha256"] for entry in taken.plain()},
+        identity={KEY_TAG: job.key},
+    )  # fmt: skip
     outcome.run_id = run_id
     with tracking.closing(run_id), where.console.progress("generate", taken.num_rows) as progress:
         done = 0

@@ -37,8 +37,6 @@ def run(context: Context) -> Outcome:
             return _publish(context, folder, run_id, origin, generator, evaluated)
 
     def log_again(record: "Record") -> "Record":
-        record.store.delete("run.json")
-        record.store.delete(DECISION_FILE)
         done = work(record.store)
         return replace(record, run_id=done.run_id, outputs={**done.outputs, "metrics": {}, "model_uri": done.model_uri})
 
@@ -81,11 +79,11 @@ def _publish(
     save_package(local, generator)
     if folder.local() is None:
         folder.upload(local, PACKAGE_FOLDER)
-    decision = _decided(folder)
+    decision = _decided(folder, run_id)
     if decision is None:
         decision = decide(context, origin, generator)
         # Once the version is champion it would be compared with itself: what was decided stands, whatever is killed.
-        folder.write_json(DECISION_FILE, asdict(decision))
+        folder.write_json(DECISION_FILE, {"run_id": run_id, "decision": asdict(decision)})
     model = _register(context, local, run_id, decision, evaluated)
     outputs = {"package_digest": package_digest(local), "alias": alias(decision), "version": model.version}
     outputs["reason"] = decision.reason
@@ -94,11 +92,12 @@ def _publish(
     return Work({"package": PACKAGE_FOLDER}, outputs, run_id, model_uri=uri, notes=[note])
 
 
-def _decided(folder: Store) -> "Decision | None":
-    """What was decided before this stage was killed."""
+def _decided(folder: Store, run_id: str) -> "Decision | None":
+    """What was decided before this stage was killed; a run at another tracking server has another champion."""
     from rnnlm.evaluation.gate import Decision
 
-    return Decision(**folder.read_json(DECISION_FILE)) if folder.exists(DECISION_FILE) else None
+    noted = folder.read_json(DECISION_FILE) if folder.exists(DECISION_FILE) else {}
+    return Decision(**noted["decision"]) if noted.get("run_id") == run_id else None
 
 
 def alias(decision: "Decision") -> str:

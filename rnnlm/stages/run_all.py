@@ -13,11 +13,11 @@ PIPELINE_TAG = "rnnlm.pipeline"
 def run(context: Context) -> Outcome:
     """Do the stages in their order, in one Ray session, below one MLflow run."""
     experiment = context.experiment
-    context.pipeline_run_id, is_new = pipeline_run(context)
+    context.pipeline_run_id = pipeline_run(context)
     outcomes = []
     with context.tracking.closing(context.pipeline_run_id):
         outcomes += [ingest.run(context), tokenize_corpus.run(context)]
-        _log_reports(context, [outcome for outcome in outcomes if is_new or not outcome.skipped])
+        _log_reports(context, outcomes)
         if experiment.tune.trials:
             outcomes.append(tune.run(context))
             record = outcomes[-1].record
@@ -34,26 +34,17 @@ def flush(where: Surroundings) -> Outcome:
     return Outcome("run_all", notes=["  nothing waits for MLflow any more"])
 
 
-def pipeline_run(context: Context) -> tuple[str, bool]:
-    """The parent run: the one of this very experiment if there is one, so that a restart adds no second.
-
-    Returns:
-        The run, and whether it is a new one.
-    """
+def pipeline_run(context: Context) -> str:
+    """The parent run: the one of this very experiment if there is one, so that a restart adds no second."""
     experiment = context.experiment
-    identity = digest(experiment.plain())[:16]
-    existing = context.tracking.find_run(experiment.name, {PIPELINE_TAG: identity})
-    if existing is not None:
-        context.tracking.reopen_run(existing)
-        return existing, False
-    made = context.tracking.start_run(
+    return context.tracking.start_run(
         experiment.name,
         f"pipeline {time.strftime('%Y-%m-%d %H:%M')}",
         "pipeline",
-        tags={PIPELINE_TAG: identity, "rnnlm.task": experiment.task, "rnnlm.command": " ".join(sys.argv[1:])[:4_000]},
+        tags={"rnnlm.task": experiment.task, "rnnlm.command": " ".join(sys.argv[1:])[:4_000]},
         params={"task": experiment.task, "seed": experiment.seed, "data": experiment.data.plain()},
+        identity={PIPELINE_TAG: digest(experiment.plain())[:16]},
     )
-    return made, True
 
 
 def _log_reports(context: Context, outcomes: list[Outcome]) -> None:

@@ -100,7 +100,7 @@ def _log(context: Context, folder: Store, run_id: str, result: "TrainResult") ->
 
     tracking = context.tracking
     send_unsent(tracking, folder, run_id)
-    tracking.log_metrics(run_id, _costs(result), step=result.step)
+    tracking.log_once(run_id, _costs(result), step=result.step)
     tags = {"rnnlm.stop": result.stop, "rnnlm.best_step": str(result.best_step)}
     if result.notes:
         tags["rnnlm.exact_resume"] = "false"
@@ -132,9 +132,8 @@ def _log_history(context: Context, folder: Store, run_id: str, history: str) -> 
 def _log_again(context: Context, record: "Record") -> "Record":
     """The curves and figures of a finished training, for a tracking server that has not seen them."""
     folder = record.store
-    folder.delete("run.json")
     with context.mlflow_run(folder, "train", record.inputs) as run_id:
-        context.tracking.log_metrics(run_id, record.outputs["metrics"], step=record.outputs["steps"])
+        context.tracking.log_once(run_id, record.outputs["metrics"], step=record.outputs["steps"])
         if "history" in record.files:
             _log_history(context, folder, run_id, record.files["history"])
     return replace(record, run_id=run_id)

@@ -111,17 +111,16 @@ def _write(context: Context, folder: Store, run_id: str, result: "SearchResult")
     for name in (BEST_FILE, TRIALS_FILE):
         context.tracking.log_artifact(run_id, folder.fetch(name))
     context.tracking.log_table(run_id, _columns(result.trials), "trials.json")
-    context.tracking.log_metrics(run_id, result.best.metrics, step=result.best.steps)
+    context.tracking.log_once(run_id, result.best.metrics, step=result.best.steps)
     context.tracking.set_tags(run_id, {"rnnlm.best_run": result.best.run_id or ""})
 
 
 def _log_again(context: Context, record: Record) -> Record:
     folder = record.store
-    folder.delete("run.json")
     with context.mlflow_run(folder, "tune", record.inputs) as run_id:
         for name in (BEST_FILE, TRIALS_FILE):
             context.tracking.log_artifact(run_id, folder.fetch(name))
-        context.tracking.log_metrics(run_id, record.outputs["metrics"])
+        context.tracking.log_once(run_id, record.outputs["metrics"])
     return replace(record, run_id=run_id)
 
 

@@ -47,6 +47,6 @@ class TuneConfig(Config):
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps of a trial that is not stopped early; `none`: as many as `train`."""
     grace_share: float = Field(0.25, gt=0, le=1)
-    """Share of a trial's steps before ASHA may stop it."""
+    """Share of a trial's steps before ASHA may stop it; 1: none is stopped early."""
     reduction_factor: int = Field(3, ge=2)
     """ASHA keeps one in so many at each rung."""

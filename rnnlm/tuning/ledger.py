@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from rnnlm import faults
 from rnnlm.errors import RnnlmError
 from rnnlm.storage import Store
 
@@ -29,6 +30,8 @@ class Trial:
         run_id: its MLflow run.
         seconds: wall time of training.
         error: what went wrong.
+        reports: how far it was (in parts of its planned steps) and its metric then, at each validation that it was
+            allowed to go on after; a scheduler compares others with them.
     """
 
     key: str
@@ -40,6 +43,7 @@ class Trial:
     run_id: str | None = None
     seconds: float = 0.0
     error: str | None = None
+    reports: list[tuple[int, float]] = field(default_factory=list)
 
     @property
     def is_open(self) -> bool:
@@ -87,7 +91,9 @@ class Ledger:
         """Write down the state of a trial, in place of the one before."""
         self._trials[trial.key] = trial
         lines = [json.dumps(asdict(each), sort_keys=True, ensure_ascii=False) for each in self.trials]
+        faults.point("ledger.write")
         self._store.write_bytes(LEDGER_FILE, ("\n".join(lines) + "\n").encode())
+        faults.point("ledger.written")
 
     def best(self, metric: str) -> Trial | None:
         """The lowest metric among the finished trials, or among all where none has finished.
