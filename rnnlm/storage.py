@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "RNNLM_CACHE"
 _CHUNK_BYTES = 1 << 20
+_READS = 20
+"""How often a file of an object store is read until it did not change meanwhile."""
 
 
 class Store:
@@ -97,8 +99,13 @@ class Store:
         if self._folder is not None:
             return (self._folder / name).read_bytes()
         filesystem, base = self._filesystem()
-        with self._reaching(name), filesystem.open_input_stream(f"{base}/{name}") as stream:
-            return bytes(stream.read())
+        for _ in range(_READS):
+            with self._reaching(name), filesystem.open_input_stream(f"{base}/{name}") as stream:
+                data = bytes(stream.read())
+            # The stream asks for the size first: of a file that is written anew in between it gives only so many bytes.
+            if self._info(name).size in (len(data), None):
+                return data
+        raise UnreachableError(f"{self.path(name)}: changes all the time while it is read")
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file.

@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import io
 import multiprocessing
 import os
 import pickle
@@ -276,3 +277,31 @@ def test_whether_a_store_is_there(store: Store) -> None:
         store._remote = (store._filesystem()[0], "absent/folder")
         with pytest.raises(UnreachableError, match="there is no absent"):
             store.check_there()
+
+
+def test_a_file_that_is_written_while_it_is_read_is_never_torn(store: Store) -> None:
+    remote = remote_store(store)
+    filesystem, base = remote._filesystem()
+    rewrites = [b"a longer one"]
+
+    class Slow:
+        """Gives as many bytes as the file had when it was opened, of what it holds by then: as a stream of S3 does."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(filesystem, name)
+
+        @contextlib.contextmanager
+        def open_input_stream(self, path: str) -> Iterator[Any]:
+            size = filesystem.get_file_info(path).size
+            if rewrites:
+                with filesystem.open_output_stream(path) as stream:
+                    stream.write(rewrites.pop())
+            with filesystem.open_input_stream(path) as stream:
+                yield io.BytesIO(stream.read()[:size])
+
+    remote.write_bytes("a/x", b"short")
+    remote._remote = (Slow(), base)
+    assert remote.read_bytes("a/x") == b"a longer one"
+    rewrites.extend(b"x" * size for size in range(200, 100, -1))  # the last comes first
+    with pytest.raises(UnreachableError, match="a/x: changes all the time"):
+        remote.read_bytes("a/x")
