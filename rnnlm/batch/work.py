@@ -2,7 +2,8 @@
 
 Rows are decoded in the batches that the generator plans, which are a function of the shard alone. A batch that cannot be
 decoded is decoded row by row; a row that cannot be decoded alone either is rejected, and the rest of its batch is decoded
-together once more. So the outputs of a shard depend on its rows only, not on what happened on the way.
+together once more, with a copy of a neighbour in its place. So the outputs of a shard depend on its rows only, not on what
+happened on the way.
 """
 
 from collections.abc import Callable, Sequence
@@ -119,10 +120,13 @@ def _generate(decoder: Decoder, rows: Sequence[InputRow]) -> "list[Output | str]
         single = _tried(lambda row=row: decode([row]))  # type: ignore[misc]
         alone.append(single if isinstance(single, str) else single[0])
     fine = [place for place, output in enumerate(alone) if not isinstance(output, str)]
-    rest = together([rows[place] for place in fine]) if fine else []
-    if not isinstance(rest, str):
-        for place, output in zip(fine, rest, strict=True):
-            alone[place] = output
+    # The places of rejected rows are taken by copies of their neighbours: the last digits of a score depend on the rows of
+    # a batch, and on their order by length.
+    filled = [min(fine, key=lambda other: abs(other - place)) for place in range(len(rows))] if fine else []
+    again = together([rows[place] for place in filled]) if fine else ""
+    if not isinstance(again, str):
+        for place in fine:
+            alone[place] = again[place]
     return alone
 
 

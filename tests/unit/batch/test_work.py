@@ -109,7 +109,15 @@ def test_a_poisoned_row_is_found_and_rejected_alone() -> None:
     outputs = run(rows, decoder=Here(as_any(generator), DecodeConfig()))
     assert [status for _, status, _ in outputs] == ["ok"] * 5 + ["rejected"] + ["ok"]
     assert outputs[5][2] == "decoding failed: RuntimeError: bad row"
-    batches = [["row 0", "row 1"], ["row 2", "row 3"], ["row 4", "poison"], ["row 4"], ["poison"], ["row 4"], ["row 6"]]
+    batches = [
+        ["row 0", "row 1"],
+        ["row 2", "row 3"],
+        ["row 4", "poison"],
+        ["row 4"],
+        ["poison"],
+        ["row 4", "row 4"],
+        ["row 6"],
+    ]
     assert generator.batches == batches, "the other batches stay as they are"
 
 
