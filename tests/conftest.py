@@ -69,8 +69,12 @@ class MemoryTracking:
         self.runs: dict[str, dict[str, Any]] = {}
 
     def start_run(self, experiment: str, name: str, stage: str, **rest: Any) -> str:
+        identity = dict(rest.pop("identity", None) or {})
+        found = self.find_run(experiment, identity) if identity else None
+        if found is not None:
+            return found
         run_id = f"run{len(self.runs)}"
-        tags = dict(rest.pop("tags", None) or {})
+        tags = dict(rest.pop("tags", None) or {}) | identity
         self.runs[run_id] = {"experiment": experiment, "name": name, "stage": stage, "status": "RUNNING", **rest}
         self.runs[run_id] |= {"tags": tags, "metrics": {}, "artifacts": []}
         return run_id
@@ -99,12 +103,12 @@ class MemoryTracking:
     def end_run(self, run_id: str, status: str = "FINISHED") -> None:
         self.runs[run_id]["status"] = status
 
-    def log_once(self, run_id: str, metrics: Mapping[str, float]) -> None:
+    def log_once(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         self.runs[run_id]["metrics"] = {**metrics, **self.runs[run_id]["metrics"]}
 
     def find_run(self, experiment: str, tags: Mapping[str, str]) -> str | None:
         for run_id, run in self.runs.items():
-            if run["experiment"] == experiment and tags.items() <= run["tags"].items():
+            if run.get("experiment") == experiment and tags.items() <= run["tags"].items():
                 return run_id
         return None
 

@@ -69,6 +69,9 @@ class Server:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     since: list[tuple[float, bool]] = field(default_factory=list)
     """When it came and went."""
+    start_s: float = 0.0
+    """How long it took to start."""
+    process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def uri(self) -> str:
@@ -83,13 +86,15 @@ class Server:
         command += ["--workers", "1", "--backend-store-uri", self.database]
         command += ["--artifacts-destination", f"{self.folder}/artifacts"]
         with (self.folder / "server.txt").open("ab") as log:
-            subprocess.Popen(
+            self.process = subprocess.Popen(
                 command, cwd=self.folder, env=_environment(self.mark), stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + TIMEOUT_S
+        started = time.monotonic()
+        deadline = started + TIMEOUT_S
         while not self._answers():
             assert time.monotonic() < deadline, (self.folder / "server.txt").read_text()
             time.sleep(0.1)
+        self.start_s = time.monotonic() - started
         self.since.append((time.time(), True))
 
     def _answers(self) -> bool:
@@ -106,6 +111,8 @@ class Server:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(ours, 10)
+        if self.process is not None:
+            self.process.wait()
 
     def was_up(self, moment: float) -> bool:
         return [is_up for when, is_up in self.since if when <= moment][-1]
@@ -145,15 +152,18 @@ class Place:
 
     folder: Path
     server: Server
+    processes: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def start(self, stage: str, *more: str) -> subprocess.Popen[bytes]:
         experiment = () if "--flush" in more else (f"{self.folder}/train.toml",)
         command = [sys.executable, "-m", f"pipelines.{stage}", *experiment, "--json"]
         command += ["--store", f"{self.folder}/store", "--tracking-uri", self.server.uri, *more]
         with (self.folder / "log.txt").open("wb") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command, cwd=ROOT, env=_environment(self.server.mark + "-command"), stdout=log, stderr=log
             )
+        self.processes.append(process)
+        return process
 
     def run(self, stage: str, *more: str) -> int:
         return self.start(stage, *more).wait(TIMEOUT_S)
@@ -223,8 +233,10 @@ def place(template: Path, tmp_path: Path) -> Iterator[Place]:
         port = free.getsockname()[1]
     made = Place(tmp_path, Server(tmp_path / "server", port))
     yield made
-    for process in marked(made.server.mark) + marked(made.server.mark + "-command"):
+    made.server.kill()
+    for process in made.processes:
         process.kill()
+        process.wait()
 
 
 class Speed:
@@ -262,11 +274,12 @@ class Speed:
 def test_a_server_that_is_killed_while_a_training_logs_loses_nothing(
     place: Place, template: Path, long_form: bool, report: Callable[..., None]
 ) -> None:
-    kills, minutes = (10, 6.0) if long_form else (1, 0.5)
-    write_experiment(place.folder, template, minutes)
+    kills = 10 if long_form else 1
     started = time.monotonic()
     generator = random.Random(3)
     place.server.start()
+    # Long enough for all kills: the server is away while it starts.
+    write_experiment(place.folder, template, 0.2 + kills * (1.3 * place.server.start_s + 6) / 60)
     process = place.start("train", "--workers", "0", "--cpus-per-worker", "1")
     place.wait_for_step(STRIDE, process)
     speed = Speed(place)

@@ -12,7 +12,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from pipelines import run_all
-from rnnlm.errors import UnreachableError
+from rnnlm.errors import UnreachableError, UsageError
 from rnnlm.integrations import mlflow_spool
 from rnnlm.integrations.batch_tracker import UNSENT_FILE, Point, send_unsent
 from rnnlm.integrations.mlflow_spool import Spool, SpooledTracking
@@ -30,7 +30,8 @@ class Server:
         self.uri = f"sqlite:///{folder}/store/mlflow.db"
         self.is_away = False
         self.calls = 0
-        for name in ("log_batch", "log_artifact", "log_artifacts", "log_text", "log_table", "set_terminated"):
+        calls = ("log_batch", "log_artifact", "log_artifacts", "log_text", "get_metric_history", "set_terminated")
+        for name in calls:
             monkeypatch.setattr(MlflowClient, name, self._guarded(getattr(MlflowClient, name)))
         monkeypatch.setattr(mlflow_spool, "RETRY_S", 0.0)
 
@@ -139,6 +140,48 @@ def test_points_that_a_training_left_are_handed_on_once(server: Server) -> None:
     server.is_away = False
     assert tracking.flush() == 1
     assert tracking.logged_steps(run_id, "loss") == {1, 2}
+
+
+def test_what_waits_for_another_server_stays(server: Server, tmp_path: Path) -> None:
+    tracking = server.connect()
+    run_id = tracking.start_run("e", "name", "train")
+    server.is_away = True
+    tracking.log_once(run_id, {"bleu": 1.0})
+    tracking.end_run(run_id)
+    server.is_away = False
+    other = SpooledTracking(f"sqlite:///{tmp_path}/other.db", None, server.store)
+
+    with pytest.raises(UsageError, match="2 calls wait for runs that sqlite"):
+        other.flush()
+    elsewhere = other.start_run("e", "name", "train")
+    other.log_once(elsewhere, {"bleu": 2.0})
+    assert other.run_metrics(elsewhere) == {"bleu": 2.0}
+
+    assert tracking.flush() == 2
+    assert (tracking.run_status(run_id), tracking.run_metrics(run_id)) == ("FINISHED", {"bleu": 1.0})
+
+
+def test_a_figure_that_arrived_without_an_answer_is_not_logged_twice(server: Server) -> None:
+    tracking = server.connect()
+    run_id = tracking.start_run("e", "name", "train")
+    Tracking.log_points(tracking, run_id, [Point("bleu", 1.0, 0, 1)])
+    server.is_away = True
+    tracking.log_once(run_id, {"bleu": 2.0})
+    server.is_away = False
+    assert tracking.flush() == 1
+    assert len(tracking.client.get_metric_history(run_id, "bleu")) == 1
+
+
+def test_two_commands_may_keep_calls_in_one_store(server: Server) -> None:
+    tracking, other = server.connect(), server.connect()
+    run_id = tracking.start_run("e", "name", "train")
+    server.is_away = True
+    tracking.set_tags(run_id, {"a": "1"})
+    other.spool._names = list  # type: ignore[method-assign]  # as if both had looked at the same time
+    other.set_tags(run_id, {"b": "2"})
+    server.is_away = False
+    assert tracking.flush() == 2
+    assert {"a", "b"} <= tracking.client.get_run(run_id).data.tags.keys()
 
 
 def test_flush_by_command(server: Server, capfd: pytest.CaptureFixture[str]) -> None:

@@ -67,6 +67,53 @@ def test_runs_are_found_by_their_tags(tracking: Tracking, run_id: str) -> None:
     assert not tracking.has_run(run_id)
 
 
+def test_a_run_with_an_identity_is_made_once_and_completed(tracking: Tracking) -> None:
+    identity = {"rnnlm.key": "one"}
+    first = tracking.start_run("keys", "run", "train", params={"a": 1}, identity=identity)
+    tracking.end_run(first, "FAILED")
+
+    again = tracking.start_run("keys", "run", "train", None, None, {"a": 2, "b": 3}, {"tokens": "d"}, identity)
+    thrice = tracking.start_run("keys", "run", "train", None, None, {"a": 2, "b": 3}, {"tokens": "d"}, identity)
+
+    assert first == again == thrice
+    run = tracking.client.get_run(first)
+    assert (run.info.status, run.data.params) == ("RUNNING", {"a": "1", "b": "3"})
+    assert [each.dataset.name for each in run.inputs.dataset_inputs] == ["tokens"]
+    assert tracking.start_run("keys", "run", "train", identity={"rnnlm.key": "two"}) != first
+
+
+def test_a_figure_is_logged_once_at_a_step(tracking: Tracking, run_id: str) -> None:
+    for value in (1.0, 2.0):
+        tracking.log_once(run_id, {"bleu": value}, step=3)
+    tracking.log_once(run_id, {"bleu": 4.0}, step=4)
+    assert curve(tracking, run_id, "bleu") == {3: [1.0], 4: [4.0]}
+
+
+def test_a_training_waits_for_its_values_but_not_for_a_server_that_hangs() -> None:
+    hang, failed = threading.Event(), threading.Event()
+
+    def connect() -> Tracking:
+        if not failed.is_set():
+            hang.wait(20)
+            failed.set()
+        raise UnreachableError("away")
+
+    tracker = BatchTracker(connect, "run", every_s=0.05)
+    tracker.log({"loss": 1.0}, 1)
+    started = time.monotonic()
+    tracker.flush(wait_s=0.2)
+    assert 0.15 < time.monotonic() - started < 5
+    hang.set()
+    assert failed.wait(5)
+    time.sleep(0.2)
+    started = time.monotonic()
+    tracker.flush(wait_s=20)
+    assert time.monotonic() - started < 5
+    assert len(tracker.pending()) == 1
+    with pytest.raises(UnreachableError):
+        tracker.close()
+
+
 def test_a_run_is_closed_by_how_its_block_ends(tracking: Tracking) -> None:
     fine, failed, killed = (tracking.start_run("ends", name, "train") for name in ("fine", "failed", "killed"))
     with tracking.closing(fine):
@@ -86,14 +133,17 @@ def test_artifacts_lie_below_the_root(tracking: Tracking, run_id: str, tmp_path:
     tracking.log_artifact(run_id, tmp_path / "a.txt", "one")
     tracking.log_artifacts(run_id, tmp_path, "all")
     tracking.log_json(run_id, {"ü": 1}, "report.json")
-    tracking.log_table(run_id, {"source": ["x"], "target": ["y"]}, "samples.json")
+    for _ in range(2):
+        tracking.log_table(run_id, {"source": ["x"], "target": [float("nan")]}, "samples.json")
+    shown = tracking.client.get_run(run_id).data.tags["mlflow.loggedArtifacts"]
+    assert json.loads(shown) == [{"path": "samples.json", "type": "table"}]
 
     root = Path(tracking.artifact_root or "") / "curves" / run_id / "artifacts"
 
     assert (root / "one" / "a.txt").read_text() == "hello"
     assert (root / "all" / "a.txt").read_text() == "hello"
     assert json.loads((root / "report.json").read_text()) == {"ü": 1}
-    assert json.loads((root / "samples.json").read_text()) == {"columns": ["source", "target"], "data": [["x", "y"]]}
+    assert json.loads((root / "samples.json").read_text()) == {"columns": ["source", "target"], "data": [["x", None]]}
 
 
 def test_a_figure_is_an_artifact(tracking: Tracking, run_id: str) -> None:

@@ -144,6 +144,31 @@ def test_one_run_for_the_life_of_a_piece_of_work(make: Make, memory_tracking: An
         assert memory_tracking.runs[other]["parent_run_id"] == "parent"
 
 
+def test_a_run_that_a_process_made_and_could_not_note_is_found(
+    make: Make, memory_tracking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Store(str(tmp_path / "work"))
+    start_run = type(memory_tracking).start_run
+
+    def made_and_died(*args: Any, **more: Any) -> str:
+        start_run(memory_tracking, *args, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(memory_tracking, "start_run", made_and_died)
+        with pytest.raises(KeyboardInterrupt), make().mlflow_run(folder, "train"):
+            pass
+    with make().mlflow_run(folder, "train") as run_id:
+        pass
+    assert (run_id, list(memory_tracking.runs)) == ("run0", ["run0"])
+
+    # Work that begins anew, as after --force, has another key.
+    folder.delete("run.json")
+    with make().mlflow_run(folder, "train") as run_id:
+        pass
+    assert run_id == "run1"
+
+
 def test_the_newest_record_of_the_same_settings(make: Make) -> None:
     log: list[str] = []
     run(make(), log)
