@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnlm import faults
+from rnnlm.batch.lease import LeaseHeldError, LeaseLostError
 from rnnlm.errors import RnnlmError, UnreachableError, UsageError
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -197,9 +198,14 @@ class Tracking:
 
     @contextlib.contextmanager
     def closing(self, run_id: str) -> Iterator[None]:
-        """Close the run when the block ends: `FAILED` after an error, `KILLED` after an interrupt."""
+        """Close the run when the block ends: `FAILED` after an error, `KILLED` after an interrupt.
+
+        Where another process does the same work, the run is that one's too, and is left to it.
+        """
         try:
             yield
+        except (LeaseHeldError, LeaseLostError):
+            raise
         except BaseException as error:
             with contextlib.suppress(UnreachableError):
                 self.end_run(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")

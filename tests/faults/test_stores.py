@@ -174,7 +174,7 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
 
 def state(store: Path) -> dict[str, str]:
     """Digests of what a chain leaves in a store: corpus, tokens, weights; not of what names a run or a time."""
-    changing = ("artifact.json", "run.json", "curves.png", "state.json", "checkpoint.json")
+    changing = ("artifact.json", "run.json", "curves.png", "state.json", "checkpoint.json", "starts.json")
     return {
         path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(store.glob("experiments/**/*"))
@@ -357,7 +357,7 @@ def shown(desk: Desk) -> dict[str, Any]:
 
 def digests(bucket: Bucket) -> dict[str, str]:
     """As `state`, of a bucket."""
-    changing = ("artifact.json", "run.json", "curves.png", "state.json", "checkpoint.json")
+    changing = ("artifact.json", "run.json", "curves.png", "state.json", "checkpoint.json", "starts.json")
     return {
         name: hashlib.sha256(content).hexdigest()
         for name, content in bucket.files("store/experiments").items()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rnnlm.batch.lease import LeaseHeldError
 from rnnlm.errors import RnnlmError, UnreachableError, UsageError
 from rnnlm.integrations.batch_tracker import BatchTracker, Point
 from rnnlm.integrations.mlflow_tracking import Tracking, check_reachable, flatten
@@ -115,15 +116,19 @@ def test_a_training_waits_for_its_values_but_not_for_a_server_that_hangs() -> No
 
 
 def test_a_run_is_closed_by_how_its_block_ends(tracking: Tracking) -> None:
-    fine, failed, killed = (tracking.start_run("ends", name, "train") for name in ("fine", "failed", "killed"))
+    names = ("fine", "failed", "killed", "refused")
+    fine, failed, killed, refused = (tracking.start_run("ends", name, "train") for name in names)
     with tracking.closing(fine):
         assert tracking.run_status(fine) == "RUNNING"
     with pytest.raises(RnnlmError), tracking.closing(failed):
         raise RnnlmError("no")
     with pytest.raises(KeyboardInterrupt), tracking.closing(killed):
         raise KeyboardInterrupt
+    with pytest.raises(LeaseHeldError), tracking.closing(refused):
+        raise LeaseHeldError("another process does this, and has the run")
 
     assert [tracking.run_status(run) for run in (fine, failed, killed)] == ["FINISHED", "FAILED", "KILLED"]
+    assert tracking.run_status(refused) == "RUNNING"
     tracking.reopen_run(killed)
     assert tracking.run_status(killed) == "RUNNING"
 
