@@ -1,7 +1,6 @@
 """Several experiments side by side: trained, scored, and drawn as quality against size, time and memory."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from rnnlm import cli
@@ -31,4 +30,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

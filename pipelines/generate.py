@@ -1,7 +1,6 @@
 """Generate for every row of the input files, with a registered model or one in a folder."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from rnnlm import cli
@@ -44,4 +43,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

@@ -1,9 +1,7 @@
 """Read a corpus, put bad rows aside with reasons, split it, and write it as Parquet."""
 
-import sys
-
 from rnnlm import cli
 from rnnlm.stages.ingest import run
 
 if __name__ == "__main__":
-    sys.exit(cli.main("ingest", run, __doc__))
+    cli.leave(cli.main("ingest", run, __doc__))

@@ -1,7 +1,6 @@
 """List what a store no longer needs, by kind with sizes; with --yes, delete it."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from rnnlm import cli
@@ -33,4 +32,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

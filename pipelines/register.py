@@ -1,9 +1,7 @@
 """Package the trained model and register it; the gate decides whether it becomes champion."""
 
-import sys
-
 from rnnlm import cli
 from rnnlm.stages.register import run
 
 if __name__ == "__main__":
-    sys.exit(cli.main("register", run, __doc__))
+    cli.leave(cli.main("register", run, __doc__))

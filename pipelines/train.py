@@ -1,9 +1,7 @@
 """Train a model on the tokens of an experiment; a run that was stopped goes on."""
 
-import sys
-
 from rnnlm import cli
 from rnnlm.stages.train import run
 
 if __name__ == "__main__":
-    sys.exit(cli.main("train", run, __doc__))
+    cli.leave(cli.main("train", run, __doc__))
