@@ -65,7 +65,7 @@ class Place:
         self.aim.mkdir()
         self.environment = environment | {faults.AIM_VARIABLE: str(self.aim), "PYTHONUNBUFFERED": "1"}
         self.experiment = folder / "killed.toml"
-        self.last_log = ""
+        self.commands: list[subprocess.Popen[bytes]] = []
 
     def command(self, stage: str, *options: str) -> list[str]:
         return [
@@ -81,7 +81,7 @@ class Place:
 
     def start(self, stage: str, *options: str) -> "subprocess.Popen[bytes]":
         with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 self.command(stage, *options),
                 cwd=ROOT,
                 env=self.environment,
@@ -89,6 +89,15 @@ class Place:
                 stderr=log,
                 start_new_session=True,
             )
+        self.commands.append(started)
+        return started
+
+    def end_all(self) -> None:
+        """End what a test that failed has left."""
+        for command in self.commands:
+            if command.poll() is None:
+                command.send_signal(signal.SIGTERM)
+                command.wait(60)
 
     def run(self, stage: str, *options: str, timeout_s: float = 900) -> dict[str, Any]:
         done = subprocess.run(
@@ -101,7 +110,7 @@ class Place:
     @property
     def training(self) -> Path | None:
         """The folder of the training, once there is one."""
-        return next(iter(self.folder.glob(f"store/experiments/{NAME}/train-*")), None)
+        return next(iter(self.folder.glob(f"store/experiments/{NAME}/train-*/")), None)
 
     def checkpoints(self) -> set[int]:
         if self.training is None:
@@ -114,7 +123,7 @@ class Place:
         except FileNotFoundError:
             return []
 
-    def end(self) -> dict[str, bytes]:
+    def result(self) -> dict[str, bytes]:
         """The files of the last checkpoint that a resumed training has to have to the last bit."""
         assert self.training is not None
         last = self.training / f"checkpoints/step-{max(self.checkpoints()):09d}"
@@ -236,16 +245,20 @@ def clean() -> dict[str, str]:
 
 
 @pytest.fixture
-def make_place(template: Path, tmp_path: Path) -> Callable[..., Place]:
+def make_place(template: Path, tmp_path: Path) -> Iterator[Callable[..., Place]]:
     """A new place for a training of so many steps."""
+    places = []
 
     def make(name: str, steps: int, **variables: str) -> Place:
         shutil.copytree(template, tmp_path / name)
         place = Place(tmp_path / name, clean() | variables)
         place.experiment.write_text(EXPERIMENT.format(folder=template, steps=steps))
+        places.append(place)
         return place
 
-    return make
+    yield make
+    for place in places:
+        place.end_all()
 
 
 @pytest.mark.timeout(3000)
@@ -273,7 +286,7 @@ def test_workers_and_drivers_are_killed(
             assert driver.wait(60) == 143
     assert driver.wait(PATIENCE_S) == 0, (place.folder / "log.txt").read_text()[-3000:]
 
-    assert place.end() == untouched.end()
+    assert place.result() == untouched.result()
     history, expected = place.history(), untouched.history()
     assert {key: history[key] for key in history if key != "seconds"} == {
         key: expected[key] for key in expected if key != "seconds"

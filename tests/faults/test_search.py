@@ -106,7 +106,7 @@ class Place:
 
     @property
     def search(self) -> Path:
-        (found,) = self.folder.glob("store/experiments/search/tune-*")
+        (found,) = self.folder.glob("store/experiments/search/tune-*/")
         return found
 
     def ledger(self) -> list[dict[str, Any]]:

@@ -255,7 +255,7 @@ def test_a_store_that_is_read_only(desk: Desk, whole: Path, tmp_path: Path) -> N
 def test_a_torn_shard_of_tokens(desk: Desk, whole: Path, long_form: bool) -> None:
     store = desk.folder / "store"
     shutil.copytree(whole, store)
-    shutil.rmtree(next(store.glob("experiments/small/train-*")))
+    shutil.rmtree(next(store.glob("experiments/small/train-*/")))
     shard = next(store.glob("experiments/small/tokenize_corpus-*/tokens/tokens/train/*.arrow"))
     content = shard.read_bytes()
     changed = content[:100] + bytes([content[100] ^ 1]) + content[101:]
