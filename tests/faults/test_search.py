@@ -21,6 +21,7 @@ import pytest
 from rnnlm import cli, faults
 from rnnlm.stages import ingest, tokenize_corpus
 from rnnlm.training.names import TRAIN_LOSS, VALID_PERPLEXITY_LANED
+from rnnlm.training.tracking import MAX_POINTS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
@@ -338,7 +339,7 @@ def test_a_trial_whose_process_is_killed_goes_on_and_one_that_keeps_dying_is_fai
 ) -> None:
     if not long_form:
         pytest.skip("the long form only")
-    place = place_of("killed", 4, "grace_share = 1.0", steps=1500, every=100)
+    place = place_of("killed", 4, "grace_share = 1.0", steps=MAX_POINTS, every=100)
     process = place.start()
     kill_trial(place, 0)
     for _ in range(2):
@@ -348,6 +349,6 @@ def test_a_trial_whose_process_is_killed_goes_on_and_one_that_keeps_dying_is_fai
 
     found = check(place, 4)
     assert [row["status"] for row in found] == ["finished", "failed", "finished", "finished"]
-    assert found[0]["steps"] == 1500
+    assert found[0]["steps"] == MAX_POINTS
     assert found[1]["error"]
     report("trials killed", kills=3, trials=4, lost=0, doubled=0, reason=found[1]["error"][:120])
