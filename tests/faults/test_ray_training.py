@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -161,6 +162,9 @@ class Kills:
         self.random = random.Random(seed)
         self.by_kind: dict[str, int] = {}
         self.in_window = 0
+        self.restart_s: dict[str, list[float]] = {}
+        """From a kill, or the new command after one, until the training goes on."""
+        self._last: tuple[str, int, float] | None = None
 
     @property
     def total(self) -> int:
@@ -168,11 +172,17 @@ class Kills:
 
     def counted(self, kind: str) -> None:
         self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
+        self._last = kind, len(self.place.starts()), time.monotonic()
 
     def await_progress(self, driver: "subprocess.Popen[bytes]") -> None:
         """Until the training that runs now has written a checkpoint of its own."""
-        known, starts = self.place.checkpoints(), len(self.place.starts())
-        wait(lambda: len(self.place.starts()) >= max(starts, 1) and bool(self.place.checkpoints() - known), driver)
+        kind, starts, killed = self._last or ("", 0, 0.0)
+        wait(lambda: len(self.place.starts()) > starts, driver)
+        if self._last:
+            self.restart_s.setdefault(kind, []).append(time.monotonic() - killed)
+            self._last = None
+        known = self.place.checkpoints()
+        wait(lambda: bool(self.place.checkpoints() - known), driver)
 
     def aimed(self, driver: "subprocess.Popen[bytes]") -> None:
         """Worker 0 dies inside a window of writing."""
@@ -306,9 +316,16 @@ def test_workers_and_drivers_are_killed(
     again = sum(start["again"] for start in place.starts())
     assert again > 0
     report(
-        "training killed", kills=kills.by_kind, in_window=kills.in_window, restarts=len(place.starts()) - 1, steps_again=again,
-        steps=steps, seconds=round(time.monotonic() - started), equal=True,
-    )  # fmt: skip
+        "training killed",
+        kills=kills.by_kind,
+        in_window=kills.in_window,
+        restarts=len(place.starts()) - 1,
+        restart_s={kind: round(median(values), 1) for kind, values in kills.restart_s.items()},
+        steps_again=again,
+        steps=steps,
+        seconds=round(time.monotonic() - started),
+        equal=True,
+    )
 
 
 class Cluster:
