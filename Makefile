@@ -8,7 +8,10 @@ TORCH ?=
 
 DATA ?= ../shared/data
 
-.PHONY: help install demo test faults check format long clean
+PEERS := .venv-peers
+JOBS ?= a b c d e
+
+.PHONY: help install demo test faults check format long bench bench-peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +19,7 @@ help:
 	@echo "make test    install, run the tests"
 	@echo "make faults  kill the chain at every point where something becomes visible, and start it again"
 	@echo "make check   lint, types, import contracts"
+	@echo "make bench   speed of training and decoding, beside the machine's limits; beside peers after make bench-peers"
 	@echo "make long NAME=x DATA=folder OPTIONS=seed=1   run a benchmark experiment; resumable"
 
 install: $(STAMP)
@@ -52,5 +56,17 @@ format: install
 long: install
 	$(BIN)/python tests/benchmarks/long.py $(NAME) $(DATA) $(OPTIONS)
 
+bench: install
+	$(BIN)/python tests/benchmarks/bench.py $(JOBS) $(OPTIONS)
+
+# Other people's code, in an environment of its own: some of it asks for older versions of everything.
+bench-peers:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet ctranslate2 sentencepiece regex sacrebleu tensorboard subword-nmt sacremoses \
+		ConfigArgParse datasets spacy six tqdm fastdownload plum-dispatch pandas matplotlib scikit-learn scipy importlib_metadata==8.5.0
+	$(PEERS)/bin/python -m pip install --quiet --no-deps joeynmt==2.3.0 fastai==2.7.19 fastcore==1.7.29 fastprogress==1.0.3 \
+		fasttransform torchvision==0.28.0
+
 clean:
-	rm -rf $(VENV) store build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) store build dist *.egg-info

@@ -3,9 +3,9 @@
 Shapes: B batch, T time, X input size, H hidden size, G gates.
 
 Here are the contract and the cells whose gates read the last output, so that a window has to be computed step by step. It
-goes through torch's fused kernel (oneDNN for an LSTM on a CPU, cuDNN on a GPU); a step is two matrix products. The fused
-kernels want two biases, of which one is enough: the second is a buffer of zeros, but for a part of the GRU's. Cells
-without that dependence are in `rnnlm.nn.scan_cells`.
+goes through torch's fused kernel (oneDNN for an LSTM on a CPU, cuDNN on a GPU) or, for a wide LSTM in bf16 on a CPU, through
+`rnnlm.nn.lstm_kernel`; a step is two matrix products. The fused kernels want two biases, of which one is enough: the second
+is a buffer of zeros, but for a part of the GRU's. Cells without that dependence are in `rnnlm.nn.scan_cells`.
 """
 
 import math
@@ -16,6 +16,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from rnnlm.nn.lstm_kernel import lstm_window
 from rnnlm.nn.state import State
 
 
@@ -143,8 +144,12 @@ class RecurrentCell(Cell):
         return gates_BG + nn.functional.linear(hidden_BH.to(gates_BG.dtype), self.weight_hh)
 
 
-def _fused_in_bf16() -> bool:
-    """Whether this CPU has the instructions that oneDNN's LSTM wants for bf16; without them it raises."""
+WIDE = 512
+"""From so many units on `rnnlm.nn.lstm_kernel` is faster than oneDNN's LSTM in bf16, whose backward pass is slow there."""
+
+
+def has_bf16() -> bool:
+    """Whether this CPU has instructions for bf16; without them oneDNN's LSTM raises."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -201,10 +206,15 @@ class LstmCell(RecurrentCell):
 
     def sequence(self, x_BTX: Tensor, state: State, *, recurrent_mask_GH: Tensor | None = None) -> tuple[Tensor, State]:
         """Run over a window."""
-        if x_BTX.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not _fused_in_bf16():
-            with torch.autocast("cpu", enabled=False):
-                return self.sequence(x_BTX.float(), state, recurrent_mask_GH=recurrent_mask_GH)
         hidden_BH, cell_BH = state["hidden"], state["cell"]
+        if x_BTX.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            if not has_bf16():
+                with torch.autocast("cpu", enabled=False):
+                    return self.sequence(x_BTX.float(), state, recurrent_mask_GH=recurrent_mask_GH)
+            if self.hidden_size >= WIDE:
+                weights = [weight.to(torch.bfloat16) for weight in self._weights(recurrent_mask_GH)[:3]]
+                output_BTH, hidden_BH, cell_BH = lstm_window(x_BTX, hidden_BH, cell_BH, *weights)
+                return output_BTH, State({"hidden": hidden_BH, "cell": cell_BH})
         output_BTH, last, last_cell = torch._VF.lstm(
             x_BTX,
             (hidden_BH[None], cell_BH[None]),

@@ -54,7 +54,7 @@ class _Window(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dh_TBH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dh_TBH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         x_TBX, hidden_TBH, cells_TBH, tanh_TBH, open_TBG, weight_xh_GX, weight_hh_GH = ctx.saved_tensors
         steps, batch, size = tanh_TBH.shape
         i_TBH, f_TBH, g_TBH, o_TBH = open_TBG.unbind(2)
@@ -108,7 +108,5 @@ def lstm_window(
         Outputs [B, T, H] in the type of the weights, and both states after the window in the types of those before it.
     """
     kind = weight_hh_GH.dtype
-    output_TBH, last_BH = _Window.apply(
-        x_BTX.transpose(0, 1).to(kind), h_BH, c_BH, weight_xh_GX, weight_hh_GH, bias_G
-    )
+    output_TBH, last_BH = _Window.apply(x_BTX.transpose(0, 1).to(kind), h_BH, c_BH, weight_xh_GX, weight_hh_GH, bias_G)
     return output_TBH.transpose(0, 1), output_TBH[-1].to(h_BH.dtype), last_BH

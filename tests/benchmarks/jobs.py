@@ -3,6 +3,7 @@
 Nothing beyond the standard library is imported here: the processes of peers have an environment of their own.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -30,7 +31,7 @@ class TextJob:
     def matmul_weights(self) -> int:
         """Weights that every token is multiplied by; the last layer of a tied model has E units."""
         widths = [self.E, *[self.H] * (self.L - 1), self.E if self.tied else self.H]
-        layers = sum(4 * out * (read + out) for read, out in zip(widths, widths[1:], strict=False))
+        layers = sum(4 * out * (read + out) for read, out in itertools.pairwise(widths))
         return layers + widths[-1] * self.V
 
 

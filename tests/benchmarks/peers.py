@@ -1,6 +1,6 @@
 """Other people's code at the same jobs, as it is shipped; `make bench-peers` makes the environment that this runs in.
 
-    .venv-peers/bin/python tests/benchmarks/peers.py PEER train|decode JOB [--threads N] [--beam 5]
+.venv-peers/bin/python tests/benchmarks/peers.py PEER train|decode JOB [--threads N] [--beam 5]
 """
 
 import argparse
@@ -62,7 +62,8 @@ class _Plain(nn.Module):
 
 def torch_training(job: TextJob | PairJob) -> Work:
     """`nn.LSTM` without anything around it."""
-    assert isinstance(job, TextJob) and not job.tied
+    assert isinstance(job, TextJob)
+    assert not job.tied
     model, data = _Plain(job), _windows(job)
     state: Any = tuple(torch.zeros(job.L, job.B, job.H) for _ in range(2))
 
@@ -102,11 +103,17 @@ def _joeynmt(job: PairJob) -> Any:
         unk_id=0, pad_id=1, bos_id=2, eos_id=3, sep_id=None, lang_tags=[],
     )  # fmt: skip
     vocabulary = Vocabulary([f"t{number}" for number in range(job.V - 4)], special)
-    shared = {"rnn_type": "lstm", "embeddings": {"embedding_dim": job.E}, "dropout": job.dropout}
+    shared = {"type": "recurrent", "rnn_type": "lstm", "embeddings": {"embedding_dim": job.E}, "dropout": job.dropout}
     model = build_model(
         {
             "encoder": {**shared, "hidden_size": job.H // 2, "num_layers": 1, "bidirectional": True},
-            "decoder": {**shared, "hidden_size": job.H, "num_layers": 2, "attention": "bahdanau", "input_feeding": True},
+            "decoder": {
+                **shared,
+                "hidden_size": job.H,
+                "num_layers": 2,
+                "attention": "bahdanau",
+                "input_feeding": True,
+            },
         },
         vocabulary,
         vocabulary,
@@ -155,58 +162,60 @@ def joeynmt_decoding(job: TextJob | PairJob, beam: int, threads: int) -> Work:
     return decode
 
 
-def ctranslate2_decoding(job: TextJob | PairJob, beam: int, threads: int) -> Work:
-    """CTranslate2 in int8, a Transformer of about the same size with random weights."""
-    import ctranslate2
+def _normalize(part: Any, width: int) -> None:
+    """Layer norms that do nothing, wherever there are some."""
+    for child in vars(part).values() if hasattr(part, "__dict__") else part if isinstance(part, list) else ():
+        if type(child).__name__ == "LayerNormSpec":
+            child.gamma, child.beta = np.ones(width, np.float32), np.zeros(width, np.float32)
+        _normalize(child, width)
+
+
+def _random_transformer(vocab_size: int) -> Any:
+    """A specification with random weights: 4 + 4 layers of 256, about as many weights as job e has."""
     from ctranslate2.specs import TransformerSpec
 
-    assert isinstance(job, PairJob)
-    width, layers = 256, 4
-    spec = TransformerSpec.from_config(layers, 4)
-    words = ["<unk>", "<s>", "</s>", *[f"t{number}" for number in range(job.V - 3)]]
-    generator = np.random.default_rng(0)
-
-    def fill(part: Any, size: int, inner: int) -> None:
-        for name, child in vars(part).items():
-            if isinstance(child, list):
-                for each in child:
-                    fill(each, size, inner)
-            elif name.startswith(("layer_norm", "layer_norm_")) or name.endswith("norm"):
-                if hasattr(child, "gamma"):
-                    child.gamma, child.beta = np.ones(size, np.float32), np.zeros(size, np.float32)
-            elif hasattr(child, "__dict__"):
-                fill(child, size, inner)
+    width, generator = 256, np.random.default_rng(0)
+    spec = TransformerSpec.from_config(4, 4)
 
     def random(*shape: int) -> np.ndarray:
         return generator.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
 
-    def linear(part: Any, out: int, read: int) -> None:
+    def linear(part: Any, out: int, read: int = width) -> None:
         part.weight, part.bias = random(out, read), np.zeros(out, np.float32)
 
-    fill(spec, width, 4 * width)
+    _normalize(spec, width)
     for side in (spec.encoder, spec.decoder):
-        embeddings = side.embeddings if isinstance(side.embeddings, list) else [side.embeddings]
-        for table in embeddings:
-            table.weight = random(job.V, width)
+        for table in side.embeddings if isinstance(side.embeddings, list) else [side.embeddings]:
+            table.weight = random(vocab_size, width)
         side.position_encodings.encodings = random(256, width)
         side.scale_embeddings = True
         for layer in side.layer:
-            linear(layer.self_attention.linear[0], 3 * width, width)
-            linear(layer.self_attention.linear[1], width, width)
-            if side is spec.decoder:
-                linear(layer.attention.linear[0], width, width)
-                linear(layer.attention.linear[1], 2 * width, width)
-                linear(layer.attention.linear[2], width, width)
-            linear(layer.ffn.linear_0, 4 * width, width)
+            linear(layer.self_attention.linear[0], 3 * width)
+            linear(layer.self_attention.linear[1], width)
+            linear(layer.ffn.linear_0, 4 * width)
             linear(layer.ffn.linear_1, width, 4 * width)
-    linear(spec.decoder.projection, job.V, width)
+    for layer in spec.decoder.layer:
+        for part, out in zip(layer.attention.linear, (width, 2 * width, width), strict=True):
+            linear(part, out)
+    linear(spec.decoder.projection, vocab_size)
+    return spec
+
+
+def ctranslate2_decoding(job: TextJob | PairJob, beam: int, threads: int) -> Work:
+    """CTranslate2 in int8: it has no LSTM, so a Transformer of about the same size."""
+    import ctranslate2
+
+    assert isinstance(job, PairJob)
+    words = ["<unk>", "<s>", "</s>", *[f"t{number}" for number in range(job.V - 3)]]
+    spec = _random_transformer(job.V)
     spec.register_source_vocabulary(words)
     spec.register_target_vocabulary(words)
     spec.validate()
     with tempfile.TemporaryDirectory() as folder:
         spec.save(folder)
         translator = ctranslate2.Translator(folder, compute_type="int8", inter_threads=1, intra_threads=threads)
-    rows = [[words[number] for number in row] for row in generator.integers(3, job.V, (SENTENCES, job.S))]
+    chosen = np.random.default_rng(0).integers(3, job.V, (SENTENCES, job.S))
+    rows = [[words[number] for number in row] for row in chosen]
 
     def decode() -> int:
         translator.translate_batch(
