@@ -94,8 +94,9 @@ class Watcher(ray.tune.Callback):
     def on_trial_error(self, trial: Any, **_info: Any) -> None:
         """Tune's hook; the trial's process failed more often than it may."""
         error = trial.get_error()
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        self._end(trial, replace(self._entry(trial), status="failed", error=lines[-1]))
+        lines = [] if error is None else str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[-1] if lines else "its process was killed more often than it may be"
+        self._end(trial, replace(self._entry(trial), status="failed", error=reason))
 
     def _entry(self, trial: Any) -> Trial:
         settings = settings_of(trial.config, self._job)

@@ -19,8 +19,9 @@ from rnnlm.training.tracking import MAX_POINTS, MetricStride, Point
 
 MOST_PENDING = 50
 """Steps whose losses may wait on a GPU before they are fetched."""
-STRIDE_HEADROOM = 2
-"""A stride that is fixed by the first fit to a wall time still gives few enough points if speed so much grows."""
+STRIDE_HEADROOM = 4
+"""A stride that is fixed by the first fit to a wall time gives `MAX_POINTS` if speed so much grows; the planned steps grow no more
+than that."""
 
 
 def training_steps(run: TrainingRun, *, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
@@ -153,7 +154,8 @@ class _Loop:
         if not agreed.total_steps:
             return
         run, state = self._run, self._run.state
-        state.plan = state.plan.refit(state.step, min(int(agreed.total_steps), state.max_steps))
+        most_steps = state.max_steps if state.stride is None else min(state.max_steps, state.stride * MAX_POINTS)
+        state.plan = state.plan.refit(state.step, min(int(agreed.total_steps), most_steps))
         state.fitted_at_s = self._elapsed_s()
         if state.stride is None:
             most_steps = min(STRIDE_HEADROOM * state.planned_steps, state.max_steps)

@@ -350,5 +350,5 @@ def test_a_trial_whose_process_is_killed_goes_on_and_one_that_keeps_dying_is_fai
     found = check(place, 4)
     assert [row["status"] for row in found] == ["finished", "failed", "finished", "finished"]
     assert found[0]["steps"] == MAX_POINTS
-    assert found[1]["error"]
+    assert "killed" in found[1]["error"]
     report("trials killed", kills=3, trials=4, lost=0, doubled=0, reason=found[1]["error"][:120])

@@ -253,3 +253,14 @@ def test_a_weight_that_no_loss_reaches_stays_as_it_is(make_run: MakeRun) -> None
     run.optimizer.add_param_group({"params": [run.task.model.unused], "weight_decay": 0.0})
     assert len(list(training_steps(run))) == 2
     assert run.task.model.unused.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_training_that_gets_much_faster_than_it_was_has_few_enough_points(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_POINTS", 5)
+    run = make_run(max_steps=10**6, valid=0, collective=OtherWorker([0.0, 0.0, 0.0, 10**5, 1.0]), max_minutes=0.0001)
+    run.state.stride = 4
+    reports = list(training_steps(run))
+    assert len(reports) == 4 * 5
+    assert list(tracked(reports)[names.TRAIN_LOSS]) == [4, 8, 12, 16, 20]
