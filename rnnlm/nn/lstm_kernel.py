@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
 CHUNK_ELEMENTS = 1 << 15
 """Values [t, B, H] of some steps that the backward pass prepares at a time."""
 
