@@ -5,7 +5,8 @@ Shapes: T time, B batch, X input size, H hidden size, G = 4 H gates.
 What differs from step-by-step autograd, and from oneDNN's LSTM, whose backward pass is slow for wide layers:
 
 - the input's product is one for the whole window, and so are the gradients of both weights and of the input;
-- of the backward pass everything that does not depend on later steps is computed for all steps at once;
+- bf16 weights of the recurrence are brought into the layout of oneDNN's products once a window, not at every step;
+- of the backward pass what does not depend on later steps is computed for some steps at once, as many as stay in the cache;
 - tanh(x) = 2 sigmoid(2 x) - 1, as sigmoid is several times faster; the candidate's weights are doubled once a window.
 
 Products are in the type of the weights, everything between them, the cell state included, in fp32 (or fp64).
@@ -16,6 +17,31 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS = 1 << 15
+"""Values [t, B, H] of some steps that the backward pass prepares at a time."""
+
+
+class _Product:
+    """x W^T by one matrix many times. In bf16 it is packed for oneDNN, which otherwise does so in each product."""
+
+    def __init__(self, weight_OI: Tensor, rows: int) -> None:
+        self._transposed_IO = weight_OI.t()
+        self._packed: Tensor | None = None
+        if weight_OI.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), rows)
+
+    def __call__(self, x_BI: Tensor) -> Tensor:
+        """[B, O]."""
+        if self._packed is None:
+            return x_BI @ self._transposed_IO
+        return torch.ops.mkldnn._linear_pointwise(x_BI, self._packed, None, "none", [None], "")  # type: ignore[no-any-return]
+
+    def plus(self, x_BI: Tensor, other_BO: Tensor) -> Tensor:
+        """The product and another term, [B, O]."""
+        if self._packed is None:
+            return torch.addmm(other_BO, x_BI, self._transposed_IO)
+        return torch.ops.mkldnn._linear_pointwise.binary(x_BI, other_BO, self._packed, None, "add")  # type: ignore[no-any-return]
 
 
 class _Window(torch.autograd.Function):
@@ -31,10 +57,10 @@ class _Window(torch.autograd.Function):
         double_G = bias_G.new_ones(4, size)
         double_G[2] = 2
         double_G = double_G.view(-1)
-        recurrent_HG = (weight_hh_GH * double_G[:, None]).t()
-        gates_TBG = torch.addmm(
-            bias_G * double_G, x_TBX.reshape(steps * batch, -1), (weight_xh_GX * double_G[:, None]).t()
-        ).view(steps, batch, -1)
+        recurrence = _Product(weight_hh_GH * double_G[:, None], batch)
+        gates_NG = x_TBX.reshape(steps * batch, -1) @ (weight_xh_GX * double_G[:, None]).t()
+        gates_TBG = gates_NG.view(steps, batch, -1)
+        bias_G = bias_G.to(kind) * double_G
         hidden_TBH = x_TBX.new_empty(steps + 1, batch, size)
         cells_TBH = torch.empty(steps + 1, batch, size, dtype=kind)
         tanh_TBH = torch.empty(steps, batch, size, dtype=kind)
@@ -42,8 +68,7 @@ class _Window(torch.autograd.Function):
         hidden_TBH[0], cells_TBH[0] = h_BH, c_BH
         flat_TBG = open_TBG.view(steps, batch, -1)
         for t in range(steps):
-            torch.addmm(gates_TBG[t], hidden_TBH[t], recurrent_HG, out=gates_TBG[t])
-            flat_TBG[t].copy_(gates_TBG[t]).sigmoid_()
+            flat_TBG[t].copy_(recurrence.plus(hidden_TBH[t], gates_TBG[t])).add_(bias_G).sigmoid_()
             i_BH, f_BH, g_BH, o_BH = open_TBG[t].unbind(1)
             g_BH.mul_(2).sub_(1)
             torch.mul(f_BH, cells_TBH[t], out=cells_TBH[t + 1]).addcmul_(i_BH, g_BH)
@@ -57,38 +82,49 @@ class _Window(torch.autograd.Function):
     def backward(ctx: Any, dh_TBH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         x_TBX, hidden_TBH, cells_TBH, tanh_TBH, open_TBG, weight_xh_GX, weight_hh_GH = ctx.saved_tensors
         steps, batch, size = tanh_TBH.shape
-        i_TBH, f_TBH, g_TBH, o_TBH = open_TBG.unbind(2)
-        # What a gradient of c_t (of h_t for the last gate) is multiplied by on its way to the gates.
-        slope_TBG = torch.empty_like(open_TBG)
-        torch.mul(g_TBH * i_TBH, 1 - i_TBH, out=slope_TBG[:, :, 0])
-        torch.mul(cells_TBH[:-1] * f_TBH, 1 - f_TBH, out=slope_TBG[:, :, 1])
-        torch.mul(i_TBH, 1 - g_TBH * g_TBH, out=slope_TBG[:, :, 2])
-        torch.mul(tanh_TBH * o_TBH, 1 - o_TBH, out=slope_TBG[:, :, 3])
-        through_TBH = o_TBH * (1 - tanh_TBH * tanh_TBH)
+        recurrence = _Product(weight_hh_GH.t(), batch)
         dgates_TBG = torch.empty(steps, batch, 4, size, dtype=weight_hh_GH.dtype)
         dc_BH = dc_BH.to(tanh_TBH.dtype)
-        later_BH: Tensor | None = None
-        for t in range(steps - 1, -1, -1):
-            dh_BH = dh_TBH[t].to(tanh_TBH.dtype)
-            if later_BH is not None:
-                dh_BH = dh_BH + later_BH
-            dc_BH = torch.addcmul(dc_BH, dh_BH, through_TBH[t])
-            dgates_TBG[t, :, :3] = slope_TBG[t, :, :3] * dc_BH[:, None]
-            dgates_TBG[t, :, 3] = slope_TBG[t, :, 3] * dh_BH
-            dc_BH = dc_BH * f_TBH[t]
-            later_BH = torch.mm(dgates_TBG[t].view(batch, -1), weight_hh_GH)
+        later_BH = torch.zeros_like(dc_BH)
+        sum_BG = torch.zeros_like(open_TBG[0])
+        chunk = max(1, CHUNK_ELEMENTS // (batch * size))
+        for stop in range(steps, 0, -chunk):
+            start = max(0, stop - chunk)
+            slope_tBG, through_tBH = _slopes(open_TBG[start:stop], cells_TBH[start:stop], tanh_TBH[start:stop])
+            for t in range(stop - 1, start - 1, -1):
+                dh_BH = later_BH + dh_TBH[t]
+                dc_BH = torch.addcmul(dc_BH, dh_BH, through_tBH[t - start])
+                slope_BG = slope_tBG[t - start]
+                slope_BG[:, :3] *= dc_BH[:, None]
+                slope_BG[:, 3] *= dh_BH
+                dgates_TBG[t] = slope_BG
+                sum_BG += slope_BG
+                dc_BH = dc_BH * open_TBG[t, :, 1]
+                later_BH = recurrence(dgates_TBG[t].view(batch, -1))
         flat_NG = dgates_TBG.view(steps * batch, -1)
         needs = ctx.needs_input_grad
         dx_TBX = torch.mm(flat_NG, weight_xh_GX).view(steps, batch, -1) if needs[0] else None
-        assert later_BH is not None
         return (
             dx_TBX,
             later_BH,
             dc_BH,
             torch.mm(flat_NG.t(), x_TBX.reshape(steps * batch, -1)) if needs[3] else None,
             torch.mm(flat_NG.t(), hidden_TBH[:-1].reshape(steps * batch, -1)) if needs[4] else None,
-            flat_NG.sum(0, dtype=tanh_TBH.dtype) if needs[5] else None,
+            sum_BG.sum(0).view(-1) if needs[5] else None,
         )
+
+
+def _slopes(open_tBG: Tensor, before_tBH: Tensor, tanh_tBH: Tensor) -> tuple[Tensor, Tensor]:
+    """What the gradients of c_t, for the last gate of h_t, are multiplied by on their way to the gates [t, B, 4, H], and
+    that of h_t on its way to c_t [t, B, H].
+    """
+    i_tBH, f_tBH, g_tBH, o_tBH = open_tBG.unbind(2)
+    slope_tBG = torch.empty_like(open_tBG)
+    torch.mul(g_tBH * i_tBH, 1 - i_tBH, out=slope_tBG[:, :, 0])
+    torch.mul(before_tBH * f_tBH, 1 - f_tBH, out=slope_tBG[:, :, 1])
+    torch.mul(i_tBH, 1 - g_tBH * g_tBH, out=slope_tBG[:, :, 2])
+    torch.mul(tanh_tBH * o_tBH, 1 - o_tBH, out=slope_tBG[:, :, 3])
+    return slope_tBG, o_tBH * (1 - tanh_tBH * tanh_tBH)
 
 
 def lstm_window(

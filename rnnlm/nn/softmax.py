@@ -1,8 +1,8 @@
 """Output layer and cross-entropy in one, over real tokens only, without a full tensor of logits.
 
-The gradient is computed in the forward pass, a piece of rows at a time: logits are made, turned into probabilities,
+The gradient is computed in the forward pass, a block of rows at a time: logits are made, turned into probabilities,
 then into their own gradient, and forgotten. Nothing is computed twice, and memory does not grow with the number of rows
-times the vocabulary.
+times the vocabulary. Products take a whole block; what is between them takes pieces of it that stay in the cache.
 
 With clusters the vocabulary is predicted in two steps, which costs several times less where it is large: the adaptive
 softmax of Grave et al. (2017), https://arxiv.org/abs/1609.04309, without its projections.
@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 PAD_ID = 0
-CHUNK_ELEMENTS = 1 << 21
-"""Logits made at a time on a CPU: they stay in its last-level cache."""
-CHUNK_ELEMENTS_GPU = 1 << 27
-"""Logits made at a time on a GPU: few launches, half a gigabyte."""
+BLOCK_ELEMENTS = 1 << 24
+"""Logits made by one product on a CPU: the more rows it has, the fewer times the weights' gradient is read and written."""
+CHUNK_ELEMENTS = 1 << 18
+"""Logits that are turned into their gradient at a time on a CPU: in fp32 they stay in a core's cache."""
+BLOCK_ELEMENTS_GPU = 1 << 27
+"""Logits made by one product, and then turned into their gradient, on a GPU: few launches, half a gigabyte."""
 
 
 class Copying(NamedTuple):
@@ -147,7 +149,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     posteriors = _mixture_gradients(losses, target_R, label_smoothing)
                     mixture_gradients = (rows.spread(posteriors[0]), rows.spread(posteriors[1]))
         if gradient:
-            ctx.gradients = (
+            ctx.save_for_backward(
                 rows.spread(gradient.features.to(features_NE.dtype)),
                 gradient.weight.to(weight_VE.dtype),
                 gradient.bias.to(bias_V.dtype),
@@ -161,7 +163,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_objective: Tensor, _grad_nats: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = (None if x is None else x * grad_objective.to(x.dtype) for x in ctx.gradients)
+        # Where the objective is all that is differentiated, which only a CPU sees at once, nothing is multiplied, and the
+        # tensors, which torch releases here, become the weights' gradients without a copy.
+        gradients = ctx.saved_tensors
+        if grad_objective.is_cuda or grad_objective != 1:
+            gradients = [None if x is None else x * grad_objective.to(x.dtype) for x in gradients]
         return *gradients, None, None, None, None
 
 
@@ -209,8 +215,8 @@ class _Layer(NamedTuple):
         return torch.promote_types(self.weight.dtype, torch.float32)
 
     def empty_gradient(self) -> "_Layer":
-        """Room for the features' gradient, and zeros to which those of the weights are added."""
-        weight_VE, bias_V = (torch.zeros_like(tensor, dtype=self.sums) for tensor in self[1:])
+        """Room for gradients: the features' in their type, those of the weights in that of sums."""
+        weight_VE, bias_V = (torch.empty_like(tensor, dtype=self.sums) for tensor in self[1:])
         return _Layer(torch.empty_like(self.features), weight_VE, bias_V)
 
 
@@ -222,22 +228,41 @@ def _pieces(
     smoothing: float,
     gradient: _Layer | None,
 ) -> _Losses:
-    """Losses of all tokens, a piece of rows at a time; the gradients are written where they are wanted."""
-    elements = CHUNK_ELEMENTS_GPU if target_N.is_cuda else CHUNK_ELEMENTS
-    chunk = max(32, elements // layer.weight.shape[0])
+    """Losses of all tokens, a block of rows at a time; the gradients are written where they are wanted."""
+    on_gpu = target_N.is_cuda
+    num_rows, vocab_size = target_N.shape[0], layer.weight.shape[0]
+    block_rows = max(32, (BLOCK_ELEMENTS_GPU if on_gpu else BLOCK_ELEMENTS) // vocab_size)
+    piece_rows = block_rows if on_gpu else max(8, CHUNK_ELEMENTS // vocab_size)
+    bias_V = layer.bias.to(layer.sums)
     losses = []
-    for start in range(0, max(1, target_N.shape[0]), chunk):
-        piece = slice(start, start + chunk)
-        features_RE = layer.features[piece]
-        logits_RV = torch.addmm(layer.bias, features_RE, layer.weight.t()).to(layer.sums)
-        mixed = copying and Copying(copying.log_generate[piece], copying.log_copy[piece])
-        losses.append(_losses(logits_RV, target_N[piece], real_N[piece], mixed, smoothing, gradient is not None))
+    for start in range(0, max(1, num_rows), block_rows):
+        stop = min(start + block_rows, num_rows)
+        features_RE = layer.features[start:stop]
+        logits_RV = features_RE @ layer.weight.t()
+        sum_V = torch.zeros_like(bias_V)
+        for begin in range(start, max(stop, start + 1), piece_rows):
+            piece = slice(begin, min(begin + piece_rows, stop))
+            part_RV = logits_RV[piece.start - start : piece.stop - start]
+            wide_RV = part_RV.to(layer.sums).add_(bias_V)
+            mixed = copying and Copying(copying.log_generate[piece], copying.log_copy[piece])
+            losses.append(_losses(wide_RV, target_N[piece], real_N[piece], mixed, smoothing, gradient is not None))
+            if gradient is not None:
+                sum_V += wide_RV.sum(0)
+                if wide_RV is not part_RV:
+                    part_RV.copy_(wide_RV)
         if gradient is not None:
-            grad_RV = logits_RV.to(layer.weight.dtype)
-            torch.mm(grad_RV, layer.weight, out=gradient.features[piece])
-            _accumulate(gradient.weight, grad_RV.t(), features_RE)
-            gradient.bias.add_(logits_RV.sum(0))
+            torch.mm(logits_RV, layer.weight, out=gradient.features[start:stop])
+            _write(gradient.weight, logits_RV.t() @ features_RE, adds=start > 0)
+            _write(gradient.bias, sum_V, adds=start > 0)
     return _Losses(*(torch.cat(column) for column in zip(*losses, strict=True)))
+
+
+def _write(total: Tensor, part: Tensor, *, adds: bool) -> None:
+    """Begin a sum, or add to it."""
+    if adds:
+        total += part
+    else:
+        total.copy_(part)
 
 
 def _clustered(
@@ -310,14 +335,6 @@ def _losses(
             logits_RV.sub_(share_R[:, None] * (smoothing / logits_RV.shape[1]))
         logits_RV.scatter_add_(1, column_R1, (smoothing - 1) * share_R[:, None])
     return _Losses(objective_R, nats_R, share_R)
-
-
-def _accumulate(sum_VE: Tensor, left_VR: Tensor, right_RE: Tensor) -> None:
-    """Add a matrix product, in the sum's precision."""
-    if sum_VE.dtype == left_VR.dtype:
-        sum_VE.addmm_(left_VR, right_RE)
-    else:
-        sum_VE += left_VR @ right_RE
 
 
 def _mixture_gradients(losses: _Losses, target_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

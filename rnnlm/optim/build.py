@@ -13,9 +13,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     Its learning rate is set anew before each update, see `rnnlm.optim.schedule`.
     """
     groups = decay_groups(model, config.weight_decay)
+    # Fused: one pass over the weights instead of several, which also divides the gradients, see `rnnlm.training.step`.
     if config.algorithm == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr)
-    # One pass over the weights instead of a dozen.
+        return torch.optim.SGD(groups, lr=config.lr, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 

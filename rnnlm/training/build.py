@@ -62,7 +62,7 @@ def build_run(
         DataError: the train split is too small for such batches.
     """
     collective = collective or Alone()
-    arithmetic = resolve(compute, device)
+    arithmetic = resolve(compute, device, model)
     model.to(arithmetic.device)
     with torch.no_grad():
         collective.broadcast(list(model.parameters()))

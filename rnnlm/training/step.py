@@ -25,7 +25,8 @@ def take_step(run: TrainingRun) -> Update:
     """Take the next step of a run; `run.state.step` is left to the caller. Collective.
 
     The loss is the mean over the targets of all workers, so the gradient does not depend on how they were shared out or
-    cut into pieces. A worker without rows takes part with zeros.
+    cut into pieces. A worker without rows takes part with zeros. What is differentiated is the sum: the optimizer divides
+    by the number of targets, and clips, while it reads the gradients anyway.
     """
     run.optimizer.zero_grad(set_to_none=True)
     nats, tokens = _backward(run)
@@ -34,10 +35,12 @@ def take_step(run: TrainingRun) -> Update:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     run.collective.sum_gradients(parameters)
-    grad_norm = _clip(parameters, run.optim.clip_grad_norm)
+    grad_norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None]) / tokens
     rate = learning_rate(run.state.plan.progress(run.state.step + 1), 1.0, run.optim) * run.state.rate_factor
     for group in run.optimizer.param_groups:
         group["lr"] = rate
+    # What torch's fused optimizers divide by; `torch.amp.GradScaler` hands them its factor in this way.
+    run.optimizer.grad_scale = tokens * _excess(grad_norm, run.optim.clip_grad_norm)  # type: ignore[attr-defined]
     run.optimizer.step()
     if run.average is not None:
         run.average.update()
@@ -45,19 +48,15 @@ def take_step(run: TrainingRun) -> Update:
 
 
 def _backward(run: TrainingRun) -> tuple[Tensor, int]:
-    """This worker's gradient, in place; its nats, and the targets of all workers."""
+    """This worker's part of the summed objective's gradient, in place; its nats, and the targets of all workers."""
     losses, tokens = run.task.pieces(run.state.window(run.state.step))
     nats = []
     for loss in losses:
-        torch.autograd.backward(loss.objective / tokens)
+        torch.autograd.backward(loss.objective)
         nats.append(loss.nats)
     return torch.stack(nats).sum(), tokens
 
 
-def _clip(parameters: list[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale the gradients down to a norm; the norm that they had."""
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    # On a GPU nobody waits to see whether scaling is needed.
-    if max_norm is not None and (norm.is_cuda or norm > max_norm):
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
+def _excess(norm: Tensor, max_norm: float | None) -> Tensor:
+    """How many times a norm is what it may be; at least once."""
+    return torch.ones_like(norm) if max_norm is None else (norm / max_norm).clamp_min(1.0)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rnnlm.nn import cells
+from rnnlm.nn import cells, lstm_kernel
 from rnnlm.nn.cells import LstmCell
 from rnnlm.nn.lstm_kernel import lstm_window
 from rnnlm.nn.state import State
@@ -16,7 +16,9 @@ def _case(rows: int, steps: int, kind: torch.dtype) -> tuple[LstmCell, list[torc
 
 
 @pytest.mark.parametrize("steps", [1, 6])
-def test_gradients_of_input_state_and_weights(steps: int) -> None:
+@pytest.mark.parametrize("elements", [1, 4 * 12, 1 << 15])
+def test_gradients_of_input_state_and_weights(steps: int, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lstm_kernel, "CHUNK_ELEMENTS", elements)
     _, given = _case(3, steps, torch.float64)
     assert torch.autograd.gradcheck(lstm_window, given)
 
@@ -52,13 +54,14 @@ def test_nothing_at_or_before_a_step_moves_with_a_later_input() -> None:
 def test_a_wide_cell_in_bf16_is_close_to_fp32(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     cell = LstmCell(input_size=32, hidden_size=64)
-    x, state = torch.randn(8, 20, 32), cell.init_state(8).map(torch.randn_like)
+    x = torch.randn(8, 20, 32)
+    state = cell.init_state(8).map(lambda zeros: torch.randn_like(zeros).requires_grad_())
     mask = (torch.rand_like(cell.weight_hh) > 0.5).float() * 2 if masked else None
 
     def run() -> list[torch.Tensor]:
         output, after = cell.sequence(x, state, recurrent_mask_GH=mask)
         loss = output.float().square().mean() + after["cell"].mean()
-        gradients = torch.autograd.grad(loss, list(cell.parameters()))
+        gradients = torch.autograd.grad(loss, [*cell.parameters(), state["hidden"], state["cell"]])
         return [output.float(), after["hidden"], after["cell"], *gradients]
 
     expected = run()
@@ -72,3 +75,14 @@ def test_a_wide_cell_in_bf16_is_close_to_fp32(masked: bool, monkeypatch: pytest.
     assert {each.dtype for each in found} == {torch.float32}
     for one, other in zip(found, expected, strict=True):
         assert (one - other).norm() / other.norm() < 0.02
+
+
+@pytest.mark.skipif(not cells.has_bf16(), reason="this CPU has no instructions for bf16")
+def test_packed_weights_give_what_unpacked_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    weight, x, other = (torch.randn(*size).bfloat16() for size in ((48, 32), (8, 32), (8, 48)))
+    packed = lstm_kernel._Product(weight, 8)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    plain = lstm_kernel._Product(weight, 8)
+    torch.testing.assert_close(packed(x), plain(x), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(packed.plus(x, other), plain.plus(x, other), rtol=0.02, atol=0.05)

@@ -18,8 +18,10 @@ TARGET = torch.tensor([3, 0, 10, 1, 0, 7, 7, 2, 0])
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
-def test_equals_torch(smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [1, 1 << 20])
+def test_equals_torch(smoothing: float, chunk: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
     inputs = _inputs(rows=90)
     target = TARGET.repeat(10)
     objective, nats = linear_cross_entropy(*inputs, target, label_smoothing=smoothing)
@@ -34,6 +36,34 @@ def test_equals_torch(smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPa
         torch.autograd.grad(objective / 7, inputs), torch.autograd.grad(expected / 7, inputs), strict=True
     ):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 1 << 20])
+def test_in_bf16_it_is_close_to_fp32(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
+    inputs, target = _inputs(rows=90), TARGET.repeat(10)
+
+    def run() -> list[Tensor]:
+        objective, nats = linear_cross_entropy(*inputs, target)
+        return [nats, *torch.autograd.grad(objective, inputs)]
+
+    expected = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run()
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() / other.norm() < 0.01
+
+
+def test_an_objective_can_be_differentiated_twice_over() -> None:
+    inputs = _inputs()
+    objective, _ = linear_cross_entropy(*inputs, TARGET)
+    once = torch.autograd.grad(objective, inputs, retain_graph=True)
+    halved = torch.autograd.grad(objective / 2, inputs, retain_graph=True)
+    again = torch.autograd.grad(objective, inputs)
+    for first, half, second in zip(once, halved, again, strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(half, first / 2)
 
 
 def test_gradcheck_with_copying() -> None:

@@ -2,35 +2,89 @@ import numpy as np
 import pytest
 import torch
 
-from rnnlm.training.arithmetic import resolve
-from rnnlm.training.config import ComputeConfig
+from rnnlm.data.ragged import Ragged
+from rnnlm.models.config import LanguageModelConfig
+from rnnlm.nn.cells import LstmCell
+from rnnlm.optim.config import OptimConfig
+from rnnlm.training import arithmetic
+from rnnlm.training.arithmetic import auto_precision, has_fast_bf16, resolve, widest_lstm
+from rnnlm.training.build import build_run, seeded_model
+from rnnlm.training.config import ComputeConfig, TrainConfig
+from rnnlm.training.loop import training_steps
+
+SMALL = LstmCell(input_size=2, hidden_size=3)
 
 
 def test_a_cpu_computes_in_fp32_unless_asked_otherwise() -> None:
-    assert resolve(ComputeConfig(), "cpu").precision == "fp32"
-    assert resolve(ComputeConfig(precision="bf16"), "cpu").precision == "bf16"
+    assert resolve(ComputeConfig(), "cpu", SMALL).precision == "fp32"
+    assert resolve(ComputeConfig(precision="bf16"), "cpu", SMALL).precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "size", "precision"),
+    [(True, 512, "bf16"), (True, 511, "fp32"), (False, 1024, "fp32"), (True, 0, "fp32")],
+)
+def test_a_cpu_computes_in_bf16_where_that_is_faster(
+    has_bf16: bool, size: int, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arithmetic, "has_fast_bf16", lambda: has_bf16)
+    assert auto_precision("cpu", size) == precision
+
+
+def test_the_widest_lstm_layer_of_a_model_counts() -> None:
+    sizes = LanguageModelConfig(embedding_size=4, hidden_size=6, num_layers=2)
+    assert widest_lstm(seeded_model(sizes, 9, 0)) == 6
+    assert widest_lstm(seeded_model(sizes.model_copy(update={"cell": "gru"}), 9, 0)) == 0
+
+
+def _validation_nats(precision: str) -> float:
+    """After a short training of a wide model on numbers that are counted up."""
+    random = np.random.default_rng(0)
+    train, valid = (
+        Ragged.from_rows([2 + (random.integers(22) + np.arange(random.integers(3, 20))) % 22 for _ in range(rows)])
+        for rows in (400, 60)
+    )
+    run = build_run(
+        seeded_model(LanguageModelConfig(embedding_size=32, hidden_size=512, tie_embeddings=False), 24, 0),
+        train_tokens={"text": train},
+        valid_tokens={"text": valid},
+        train=TrainConfig(lanes=8, bptt_length=12, max_steps=40, validate_every=40),
+        optim=OptimConfig(lr=2e-3),
+        compute=ComputeConfig(precision=precision, threads=1),  # type: ignore[arg-type]
+        seed=3,
+    )
+    assert run.arithmetic.precision == ("bf16" if precision == "auto" else precision)
+    *_, last = training_steps(run)
+    assert last.validation is not None
+    return float(np.log(last.validation[run.task.metric]))
+
+
+@pytest.mark.skipif(not has_fast_bf16(), reason="this CPU has no instructions for bf16")
+def test_what_a_cpu_chooses_learns_as_well_as_fp32() -> None:
+    """The bound of quality: half a percent of nats on the valid split."""
+    assert _validation_nats("auto") == pytest.approx(_validation_nats("fp32"), rel=0.005)
 
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_a_gpu_computes_in_bf16_where_it_can(has_bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
-    assert resolve(ComputeConfig(), "cuda:0").precision == precision
+    assert resolve(ComputeConfig(), "cuda:0", SMALL).precision == precision
 
 
 def test_bf16_is_for_products_only() -> None:
     weight = torch.ones(4, 4)
-    with resolve(ComputeConfig(precision="bf16"), "cpu").context():
+    with resolve(ComputeConfig(precision="bf16"), "cpu", SMALL).context():
         assert (weight @ weight).dtype == torch.bfloat16
-    with resolve(ComputeConfig(precision="fp32"), "cpu").context():
+    with resolve(ComputeConfig(precision="fp32"), "cpu", SMALL).context():
         assert (weight @ weight).dtype == torch.float32
 
 
 def test_threads_are_set_only_when_asked_for() -> None:
     before = torch.get_num_threads()
     try:
-        resolve(ComputeConfig(), "cpu")
+        resolve(ComputeConfig(), "cpu", SMALL)
         assert torch.get_num_threads() == before
-        resolve(ComputeConfig(threads=2), "cpu")
+        resolve(ComputeConfig(threads=2), "cpu", SMALL)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -38,6 +92,6 @@ def test_threads_are_set_only_when_asked_for() -> None:
 
 def test_on_a_cpu_an_array_is_not_copied() -> None:
     values = np.zeros(3, np.int64)
-    tensor = resolve(ComputeConfig(), "cpu").tensor(values)
+    tensor = resolve(ComputeConfig(), "cpu", SMALL).tensor(values)
     values[1] = 7
     assert tensor.tolist() == [0, 7, 0]
