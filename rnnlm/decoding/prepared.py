@@ -17,7 +17,7 @@ from rnnlm.decoding.next_token import Copied, NextToken, OutputLayer, PreparedNe
 from rnnlm.models.recurrent_lm import RecurrentLanguageModel
 from rnnlm.models.recurrent_seq2seq import RecurrentSeq2Seq
 from rnnlm.nn.cells import Cell, LstmCell
-from rnnlm.nn.inference import PreparedAttention, TokenLstm, UpperLstm
+from rnnlm.nn.inference import PreparedAttention, PreparedEncoder, TokenLstm, UpperLstm, tanh_of_half
 from rnnlm.nn.products import Precision, Product, carry, uncarry
 from rnnlm.nn.state import State
 
@@ -70,7 +70,7 @@ class PreparedLanguageModelDecoder(LanguageModelDecoder):
         after = {"0.hidden": hidden_NH, "0.cell": cell_NH}
         for number, layer in enumerate(self._above, start=1):
             names = f"{number}.hidden", f"{number}.cell"
-            hidden_NH, cell_NH = layer.step([hidden_NH], *(state[name] for name in names))
+            hidden_NH, cell_NH = layer.step(hidden_NH, *(state[name] for name in names))
             after |= zip(names, (hidden_NH, cell_NH), strict=True)
         return PreparedNextToken(self._output, hidden_NH), State(after)
 
@@ -84,22 +84,18 @@ class PreparedSeq2SeqDecoder(Seq2SeqDecoder):
         super().__init__(model, pad_id=pad_id, eos_id=eos_id, vocab_size=vocab_size)
         self._model, self._precision = model, precision
         first, *above = (_lstm(cell) for cell in model.cells)
+        self._encoder = PreparedEncoder(model.source_embedding, model.encoder, precision)
         self._bridge = Product(model.bridge.weight, model.bridge.bias, precision)
         self._first = TokenLstm(model.target_embedding, first, precision)
         self._above = [UpperLstm(cell, precision) for cell in above]
         self._attention = None if model.attention is None else PreparedAttention(model.attention, precision)
-        self._combine = Product(model.combine.weight, model.combine.bias, precision)
+        self._combine = Product(2 * model.combine.weight, 2 * model.combine.bias, precision)
         self._output = OutputLayer(model.output_weight, model.output_bias, precision)
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor) -> Start:
         """See `Seq2SeqDecoder.encode`."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._precision != "fp32"):
-            memory_BSM, summary_BM = self._model.encoder(self._model.source_embedding(source_BS), lengths_B)
-        summary_BM = carry(summary_BM.float(), self._precision)
-        if self._attention is None:
-            memory = {"summary": summary_BM}
-        else:
-            memory = self._attention.prepare(memory_BSM.float(), lengths_B)
+        memory_BSM, summary_BM = self._encoder(source_BS, lengths_B)
+        memory = {"summary": summary_BM} if self._attention is None else self._attention.prepare(memory_BSM, lengths_B)
         if self._model.copy_gate is not None:
             memory |= {"ids": source_BS, "first": _first_places(source_BS, self.vocab_size)}
         bridged = torch.split(torch.tanh(self._bridge(summary_BM)), list(self._model.state_sizes.values()), dim=1)
@@ -117,10 +113,10 @@ class PreparedSeq2SeqDecoder(Seq2SeqDecoder):
         context_NM, weights_NS = self._attend(hidden_NH, memory)
         for number, layer in enumerate(self._above, start=1):
             names = f"{number}.hidden", f"{number}.cell"
-            hidden_NH, cell_NH = layer.step([hidden_NH, context_NM], *(state[name] for name in names))
+            hidden_NH, cell_NH = layer.step(torch.cat([hidden_NH, context_NM], 1), *(state[name] for name in names))
             after |= zip(names, (hidden_NH, cell_NH), strict=True)
         joint_NX = torch.cat([hidden_NH, context_NM], 1)
-        features_NE = carry(torch.tanh(self._combine(joint_NX)), self._precision)
+        features_NE = carry(tanh_of_half(self._combine(joint_NX)), self._precision)
         copied = None if weights_NS is None else self._copied(joint_NX, weights_NS, memory)
         return PreparedNextToken(self._output, features_NE, copied), State(after)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rnnlm.nn.attention import AdditiveAttention, Attention, DotAttention, padding_bias
 from rnnlm.nn.cells import LstmCell
 from rnnlm.nn.embedding import Embedding
+from rnnlm.nn.encoder import BidirectionalEncoder
 from rnnlm.nn.products import Precision, Product, carry, uncarry
 from rnnlm.nn.state import State
 
@@ -35,8 +36,12 @@ def _after(gates_NG: Tensor, cell_NH: Tensor) -> tuple[Tensor, Tensor]:
     """Hidden and cell state from the sums at the gates, which are overwritten."""
     i_NH, f_NH, g_NH, o_NH = gates_NG.sigmoid_().chunk(4, dim=1)
     cell_NH = torch.mul(f_NH, cell_NH).addcmul_(i_NH, g_NH, value=2).sub_(i_NH)
-    tanh_NH = torch.mul(cell_NH, 2).sigmoid_().mul_(2).sub_(1)
-    return tanh_NH.mul_(o_NH), cell_NH
+    return tanh_of_half(torch.mul(cell_NH, 2)).mul_(o_NH), cell_NH
+
+
+def tanh_of_half(x: Tensor) -> Tensor:
+    """tanh(x / 2), in place."""
+    return x.sigmoid_().mul_(2).sub_(1)
 
 
 class TokenLstm:
@@ -73,10 +78,49 @@ class UpperLstm:
         self._product = Product(weight_GI, _doubled(cell, cell.bias_h), precision)
         self.precision = precision
 
-    def step(self, read: list[Tensor], hidden_NH: Tensor, cell_NH: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, read_NX: Tensor, hidden_NH: Tensor, cell_NH: Tensor) -> tuple[Tensor, Tensor]:
         """One step from carried inputs: hidden state (carried) and cell state."""
-        hidden_NH, cell_NH = _after(self._product(torch.cat([*read, hidden_NH], 1)), cell_NH)
+        hidden_NH, cell_NH = _after(self._product(torch.cat([read_NX, hidden_NH], 1)), cell_NH)
         return carry(hidden_NH, self.precision), cell_NH
+
+
+class PreparedEncoder:
+    """The encoder of `rnnlm.nn.encoder`, step by step; what is behind a row's end is finite, and means nothing."""
+
+    def __init__(self, embedding: Embedding, encoder: BidirectionalEncoder, precision: Precision) -> None:
+        directions = [list(encoder.forward_cells), list(encoder.backward_cells)]
+        assert all(isinstance(cell, LstmCell) for cells in directions for cell in cells)
+        self._layers = [
+            [
+                UpperLstm(cell, precision) if layer else TokenLstm(embedding, cell, precision)
+                for cell in pair
+                if isinstance(cell, LstmCell)
+            ]
+            for layer, pair in enumerate(zip(*directions, strict=True))
+        ]
+        self._size = directions[0][0].hidden_size
+        self._precision = precision
+
+    def __call__(self, source_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoded positions [B, S, M], and the last states of both directions [B, M], all carried."""
+        time_S1, rows_B = torch.arange(source_BS.shape[1])[:, None], torch.arange(len(source_BS))
+        turned_SB = torch.where(time_S1 < lengths_B, lengths_B - 1 - time_S1, time_S1)
+        read = source_BS.t()
+        for ahead, back in self._layers:
+            ahead_SBH, back_SBH = self._run(ahead, read), self._run(back, read[turned_SB, rows_B])
+            read = torch.cat([ahead_SBH, back_SBH[turned_SB, rows_B]], dim=-1)
+        summary_BM = torch.cat([ahead_SBH[lengths_B - 1, rows_B], back_SBH[lengths_B - 1, rows_B]], dim=-1)
+        return read.transpose(0, 1).contiguous(), summary_BM
+
+    def _run(self, layer: TokenLstm | UpperLstm, read: Tensor) -> Tensor:
+        """Hidden states [S, B, H] of one direction, from ids [S, B] or carried [S, B, M]."""
+        cell_BH = torch.zeros(read.shape[1], self._size)
+        hidden_BH = carry(cell_BH, self._precision)
+        made = []
+        for each in read.unbind(0):
+            hidden_BH, cell_BH = layer.step(each, hidden_BH, cell_BH)
+            made.append(hidden_BH)
+        return torch.stack(made)
 
 
 class PreparedAttention:
@@ -91,14 +135,12 @@ class PreparedAttention:
         if isinstance(attention, AdditiveAttention):
             self._query = Product(2 * attention.query.weight, None, precision)
             self._score_A = 2 * attention.score.detach().float()
-        self.precision = precision
 
     def prepare(self, memory_BSM: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
-        """What queries need of a source, in fp32: `values` [B, S, M], `keys` [B, S, A] and `bias` [B, 1, S]."""
-        values_BSM = memory_BSM.contiguous()
-        keys_NA = self._key(carry(values_BSM.flatten(0, 1), self.precision))
+        """What queries need of a carried memory, in fp32: `values` [B, S, M], `keys` [B, S, A] and `bias` [B, 1, S]."""
+        keys_BSA = self._key(memory_BSM.flatten(0, 1)).view(*memory_BSM.shape[:2], -1)
         bias_BS = padding_bias(lengths_B, memory_BSM.shape[1], torch.float32)
-        return {"values": values_BSM, "keys": keys_NA.view(*values_BSM.shape[:2], -1), "bias": bias_BS[:, None]}
+        return {"values": uncarry(memory_BSM), "keys": keys_BSA, "bias": bias_BS[:, None]}
 
     def __call__(self, hidden_NH: Tensor, memory: State) -> tuple[Tensor, Tensor]:
         """Attend with carried hidden states: contexts [N, M] and weights [N, S], both in fp32."""
