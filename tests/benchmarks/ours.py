@@ -1,6 +1,6 @@
 """The project's own side of a benchmark: the code that `train` and `generate` run, fed with random tokens.
 
-python tests/benchmarks/ours.py train|decode JOB [--threads N] [--precision bf16] [--beam 5]
+python tests/benchmarks/ours.py train|decode JOB [--threads N] [--precision bf16|int8] [--beam 5]
 """
 
 import argparse

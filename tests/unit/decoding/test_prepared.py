@@ -1,5 +1,6 @@
 """Decoders prepared for a CPU give what the model itself gives: in fp32 to rounding, below within bounds."""
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from rnnlm.decoding.beam import beam_search
 from rnnlm.decoding.build import build_decoder
 from rnnlm.decoding.decoder import Decoder, LanguageModelDecoder, Seq2SeqDecoder
 from rnnlm.decoding.prepared import PreparedLanguageModelDecoder, PreparedSeq2SeqDecoder, is_preparable
-from rnnlm.decoding.sampling import greedy, sample
+from rnnlm.decoding.sampling import greedy, most_probable, sample, steps
 from rnnlm.errors import UsageError
 from rnnlm.models.build import build_model
 from rnnlm.models.config import LanguageModelConfig, Seq2SeqConfig, TransformerConfig
@@ -154,3 +155,17 @@ def test_a_precision_that_the_machine_lacks_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr("rnnlm.decoding.build.supports", lambda precision: precision == "fp32")
     with pytest.raises(UsageError, match="no instructions for int8"):
         build_decoder(model_of("text"), **IDS, precision="int8")
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_a_long_stream_keeps_nothing(precision: Precision) -> None:
+    needs(precision)
+    decoder = build_decoder(model_of("text"), **IDS, precision=precision)
+
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(each, torch.Tensor) for each in gc.get_objects())
+
+    stream = steps(decoder, decoder.start(rows(1)), most_probable, max_length=400, min_length=400)
+    counts = [kept() for number, _ in enumerate(stream) if number in (20, 390)]
+    assert counts[0] == counts[1]
