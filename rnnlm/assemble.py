@@ -11,9 +11,10 @@ from rnnlm import artifacts
 from rnnlm.artifacts import CORPUS_FOLDER, TOKENS_FOLDER, Record
 from rnnlm.data import corpus, shards
 from rnnlm.data.ragged import Ragged
-from rnnlm.decoding.config import DecodeConfig
+from rnnlm.decoding.config import DecodeConfig, PrecisionCheck
 from rnnlm.decoding.generator import Generator
 from rnnlm.errors import RnnlmError, UsageError
+from rnnlm.evaluation import precision
 from rnnlm.evaluation import run as evaluation
 from rnnlm.evaluation.config import EvaluateConfig
 from rnnlm.evaluation.report import Report
@@ -174,6 +175,17 @@ def evaluate_split(
         train_rows=train_rows,
         progress=progress,
     )
+
+
+def check_precisions(
+    generator: Generator, origin: Lineage, settings: EvaluateConfig, seed: int
+) -> list[PrecisionCheck]:
+    """What decoding below fp32 costs a lineage's own model, on a sample of its valid split; empty without that split."""
+    if not origin.has_split("valid"):
+        return []
+    if generator.task == "text":
+        return precision.check_text(generator, origin.tokens_of("valid")["text"].values, seed=seed)
+    return precision.check_pairs(generator, list(origin.rows("valid")), settings, seed=seed)
 
 
 def gate_settings(settings: EvaluateConfig, max_rows: int | None) -> EvaluateConfig:

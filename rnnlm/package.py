@@ -1,7 +1,7 @@
 """The model package: a folder that holds all that is needed to generate text, and nothing that needs Ray or MLflow.
 
-    package.json        format, task, model configuration, normalization, decoding settings, requirements, lineage,
-                        and the SHA-256 of the other files; written last
+    package.json        format, task, model configuration, normalization, decoding settings, checks of precisions,
+                        requirements, lineage, and the SHA-256 of the other files; written last
     model.safetensors   weights
     tokenizer.json      vocabulary
     golden.json         inputs, and the outputs and log-probabilities that belong to them
@@ -28,7 +28,7 @@ from safetensors.torch import load_model, save_model
 
 import rnnlm
 from rnnlm.config import Config
-from rnnlm.decoding.config import DecodeConfig
+from rnnlm.decoding.config import DecodeConfig, PrecisionCheck
 from rnnlm.decoding.generator import Generator, Task
 from rnnlm.errors import RnnlmError, UsageError
 from rnnlm.models.build import build_model
@@ -36,8 +36,9 @@ from rnnlm.models.config import ModelConfig
 from rnnlm.text.config import NormalizeConfig
 from rnnlm.text.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
-READABLE_FORMATS = (1,)
+FORMAT_VERSION = 2
+"""2 has the checks of precisions, without which a package of format 1 is decoded in fp32 unless told otherwise."""
+READABLE_FORMATS = (1, 2)
 PACKAGE, WEIGHTS, TOKENIZER, GOLDEN = "package.json", "model.safetensors", "tokenizer.json", "golden.json"
 REQUIREMENTS = ("numpy", "pydantic", "safetensors", "tokenizers", "torch")
 """Distributions that a package needs."""
@@ -59,6 +60,8 @@ class PackageInfo(Config):
     vocab_size: int
     normalize: NormalizeConfig
     decode: DecodeConfig
+    precision_checks: tuple[PrecisionCheck, ...] = ()
+    """What decoding below fp32 costs, see `rnnlm.evaluation.precision`; empty where it was not measured."""
     requirements: tuple[str, ...]
     """Exact versions of the distributions it was made with."""
     lineage: dict[str, Any] = Field(default_factory=dict)
@@ -115,6 +118,7 @@ def _write(folder: Path, generator: Generator, golden_inputs: Sequence[str] | No
         vocab_size=generator.tokenizer.vocab_size,
         normalize=generator.normalize,
         decode=generator.decode,
+        precision_checks=generator.precision_checks,
         requirements=tuple(requirements()),
         lineage=generator.lineage,
         files={name: _sha256(folder / name) for name in (GOLDEN, WEIGHTS, TOKENIZER)},
@@ -183,6 +187,7 @@ def load_package(folder: str | Path) -> Generator:
         normalize=info.normalize,
         decode=info.decode,
         lineage=info.lineage,
+        precision_checks=info.precision_checks,
     )
     try:
         generator.golden = [dict(entry) for entry in json.loads((folder / GOLDEN).read_bytes())]
@@ -218,7 +223,8 @@ def _golden_inputs(tokenizer: Tokenizer) -> list[str]:
 def _golden(generator: Generator, text: str) -> dict[str, Any]:
     """The greedy output for a text, its score, and the first token's distribution, boiled down to two numbers."""
     length = min(generator.decode.max_length, _GOLDEN_LENGTH)
-    output = generator.generate([text], generator.settings(method="greedy", max_length=length, min_length=0))[0]
+    options = {"method": "greedy", "max_length": length, "min_length": 0, "precision": "fp32"}
+    output = generator.generate([text], generator.settings(**options))[0]
     row = generator.first_log_probs(text)
     first = None if row is None else {"best": float(row.max()), "mean": float(row[1:].mean())}
     return {"input": text, "max_length": length, "output": output.text, "score": output.score, "first_step": first}
@@ -231,7 +237,7 @@ def verify_golden(generator: Generator) -> None:
         RnnlmError: one differs, so that this machine or these versions do not do what the model was judged by.
     """
     for expected in generator.golden:
-        options = {"method": "greedy", "max_length": expected["max_length"], "min_length": 0}
+        options = {"method": "greedy", "max_length": expected["max_length"], "min_length": 0, "precision": "fp32"}
         output = generator.generate([expected["input"]], generator.settings(**options))[0]
         row = generator.first_log_probs(expected["input"])
         pairs = [(output.score, expected["score"])]

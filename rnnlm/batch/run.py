@@ -86,6 +86,7 @@ class ShardWork:
 
     def _made_here(self, worker: Worker, shard: Shard, free: bool) -> list[OutputRow] | None:
         """The rows of a shard; None where a batch takes too long."""
+        worker.generator.decoder(self.decode)  # where a machine lacks the precision, rows are not to blame
         here = Here(worker.generator, self.decode, self.limits.batch_timeout_s, worker.tell)
         try:
             return generate_rows(here, shard.rows, self.limits, free=free)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rnnlm.decoding.decoder import Decoded, Decoder, Start
-from rnnlm.decoding.processors import forbid, stable_topk
+from rnnlm.decoding.decoder import Decoded, Decoder, Start, banned
+from rnnlm.decoding.processors import stable_topk
 
 
 class _Extensions(NamedTuple):
@@ -72,9 +72,9 @@ def beam_search(
     best = _Best(batch_size, device)
     trace: list[tuple[Tensor, _Extensions]] = []
     for step in range(max_length):
-        log_probs_NV, state = decoder.step(ids_N, state, memory)
-        forbid(log_probs_NV, pad_id=decoder.pad_id, eos_id=decoder.eos_id, num_done=step, min_length=min_length)
-        kept = _extend(log_probs_NV, open_AK, beam_size)
+        next_token, state = decoder.step(ids_N, state, memory)
+        best_tokens = next_token.best(min(beam_size, decoder.vocab_size), banned(decoder, step, min_length))
+        kept = _extend(*best_tokens, open_AK, beam_size)
         trace.append((rows_A, kept))
         ends_AK = (kept.tokens_AK == decoder.eos_id) & kept.log_probs_AK.isfinite()
         complete_AK = ends_AK if step + 1 < max_length else torch.ones_like(ends_AK)
@@ -94,14 +94,13 @@ def beam_search(
     return _trace_back(best, trace)
 
 
-def _extend(log_probs_NV: Tensor, open_AK: Tensor, beam_size: int) -> _Extensions:
+def _extend(values_NC: Tensor, tokens_NC: Tensor, open_AK: Tensor, beam_size: int) -> _Extensions:
     """The best extensions of each row; among equals the better beam and then the lower token id come first.
 
-    The K best of a row are among the K best of each of its beams, so that sums are needed for K x K candidates only;
+    The K best of a row are among the C = K best of each of its beams, so that sums are needed for K x K candidates only;
     these are in float64, which keeps the order inside one beam that of its log-probabilities.
     """
     num_rows, width = open_AK.shape
-    values_NC, tokens_NC = stable_topk(log_probs_NV, min(beam_size, log_probs_NV.shape[1]))
     num_candidates = values_NC.shape[1]
     sums_AN = (open_AK[:, :, None] + values_NC.reshape(num_rows, width, -1)).flatten(1)
     best_AK, index_AK = stable_topk(sums_AN, min(beam_size, sums_AN.shape[1]))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnlm.decoding.next_token import LogProbs, NextToken
 from rnnlm.models.language_model import LanguageModel
 from rnnlm.models.seq2seq import Seq2Seq
 from rnnlm.nn.state import State
@@ -37,14 +38,19 @@ class Decoder(Protocol):
     def start(self, rows: Sequence[np.ndarray]) -> Start:
         """Read the sources, or the prompts, of a batch."""
 
-    def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any]:
+    def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[NextToken, Any]:
         """Feed one token a hypothesis.
 
         `N` is a multiple of the memory's rows: hypothesis n belongs to row n // (N / B).
 
         Returns:
-            Log-probabilities [N, V], which the caller may change, and the state after the token.
+            The distribution of the token after it, and the state after the token.
         """
+
+
+def banned(decoder: Decoder, num_done: int, min_length: int) -> list[int]:
+    """Tokens that cannot come after `num_done` others: padding, and the end before `min_length` tokens."""
+    return [decoder.pad_id, decoder.eos_id] if num_done < min_length else [decoder.pad_id]
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,10 @@ class LanguageModelDecoder:
             _, state = self.model(prompts_BT[:, begin : begin + self._PREFILL], state)
         return tokens_BT[:, -1], state
 
-    def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any]:  # noqa: ARG002
+    def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[NextToken, Any]:  # noqa: ARG002
         """One token further."""
         logits_NV, state = self.model.step(ids_N, state)
-        return torch.log_softmax(logits_NV.float(), dim=-1), state
+        return LogProbs(torch.log_softmax(logits_NV.float(), dim=-1)), state
 
 
 class Seq2SeqDecoder:
@@ -112,18 +118,14 @@ class Seq2SeqDecoder:
         source_BS = np.full((len(rows), lengths_B.max()), self.pad_id, np.int64)
         for place, row in enumerate(rows):
             source_BS[place, : len(row)], source_BS[place, len(row)] = row, self.eos_id
-        memory = self.model.encode(torch.from_numpy(source_BS).to(device), torch.from_numpy(lengths_B).to(device))
-        ids_B = torch.full((len(rows),), self.eos_id, dtype=torch.int64, device=device)
-        return Start(ids_B, self.model.init_state(memory), memory)
+        return self.encode(torch.from_numpy(source_BS).to(device), torch.from_numpy(lengths_B).to(device))
 
-    def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any]:
+    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> Start:
+        """Encode padded sources of so many real positions."""
+        memory = self.model.encode(source_BS, lengths_B)
+        return Start(torch.full_like(lengths_B, self.eos_id), self.model.init_state(memory), memory)
+
+    def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[NextToken, Any]:
         """One token further."""
         log_probs_NV, state = self.model.step(ids_N, state, memory)
-        return log_probs_NV.float(), state
-
-
-def build_decoder(model: LanguageModel | Seq2Seq, *, pad_id: int, eos_id: int, vocab_size: int) -> Decoder:
-    """The decoder of a model."""
-    if isinstance(model, LanguageModel):
-        return LanguageModelDecoder(model, pad_id=pad_id, eos_id=eos_id, vocab_size=vocab_size)
-    return Seq2SeqDecoder(model, pad_id=pad_id, eos_id=eos_id, vocab_size=vocab_size)
+        return LogProbs(log_probs_NV.float()), state

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from rnnlm.decoding.beam import beam_search
-from rnnlm.decoding.config import DecodeConfig
-from rnnlm.decoding.decoder import Decoded, build_decoder
+from rnnlm.decoding.build import build_decoder, resolve
+from rnnlm.decoding.config import DecodeConfig, PrecisionCheck
+from rnnlm.decoding.decoder import Decoded, Decoder
 from rnnlm.decoding.sampling import Choose, decode_steps, most_probable, random_choice, row_key, steps
 from rnnlm.errors import UsageError
 from rnnlm.models.config import ModelConfig
 from rnnlm.models.language_model import LanguageModel
 from rnnlm.models.seq2seq import Seq2Seq
+from rnnlm.nn.products import Precision
 from rnnlm.text.config import NormalizeConfig
 from rnnlm.text.normalize import normalize
 from rnnlm.text.tokenizer import Tokenizer
@@ -62,6 +64,7 @@ class Generator:
         normalize: what was done to every text in training, and is done to every input.
         decode: settings used where a call gives none.
         lineage: JSON-compatible facts about where the model came from; kept in its package.
+        precision_checks: what was measured of precisions below fp32; without it `auto` is fp32. Kept in its package.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Generator:
         normalize: NormalizeConfig | None = None,
         decode: DecodeConfig | None = None,
         lineage: Mapping[str, Any] | None = None,
+        precision_checks: Sequence[PrecisionCheck] = (),
     ) -> None:
         self.model = model.eval()
         self.model_config = model_config
@@ -84,9 +88,8 @@ class Generator:
         self.lineage: dict[str, Any] = dict(lineage or {})
         self.golden: list[dict[str, Any]] = []
         """Inputs and outputs that came with the package, checked by `rnnlm.package.verify_golden`."""
-        self._decoder = build_decoder(
-            model, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id, vocab_size=tokenizer.vocab_size
-        )
+        self.precision_checks = tuple(precision_checks)
+        self._decoders: dict[Precision, Decoder] = {}
 
     def __repr__(self) -> str:
         return f"Generator(task={self.task!r}, model={self.model_config!r}, vocab_size={self.tokenizer.vocab_size})"
@@ -131,6 +134,19 @@ class Generator:
         if unused and method in ("greedy", "sample", "beam"):
             raise UsageError(f"{unused[0]}: has no effect with method {method!r}")
         return DecodeConfig.parse({**self.decode.plain(), **given}, "decoding options")
+
+    def decoder(self, settings: DecodeConfig | None = None) -> Decoder:
+        """What decodes with these settings, made when it is first asked for; from then on the weights may not change.
+
+        Raises:
+            UsageError: the precision that is asked for is not to be had, for this model or on this machine.
+        """
+        precision = resolve(settings or self.decode, self.precision_checks)
+        if precision not in self._decoders:
+            ids = {"pad_id": self.tokenizer.pad_id, "eos_id": self.tokenizer.eos_id}
+            size = self.tokenizer.vocab_size
+            self._decoders[precision] = build_decoder(self.model, **ids, vocab_size=size, precision=precision)
+        return self._decoders[precision]
 
     def generate(
         self, texts: Sequence[str], settings: DecodeConfig | None = None, *, keys: Sequence[str] | None = None
@@ -182,9 +198,10 @@ class Generator:
         row = self._encode(_checked([text]))[0]
         if row is None:
             return None
+        decoder = self.decoder(self.settings(precision="fp32"))
         with torch.inference_mode():
-            log_probs_BV, _ = self._decoder.step(*self._decoder.start([row]))
-        return np.asarray(log_probs_BV[0].cpu().numpy())
+            next_token, _ = decoder.step(*decoder.start([row]))
+            return np.asarray(next_token.log_probs()[0].cpu().numpy())
 
     def save(self, path: str | Path) -> Path:
         """Write the model package (weights, vocabulary, settings, golden outputs) into the folder `path`."""
@@ -221,12 +238,13 @@ class Generator:
         return self.tokenizer.decode([row.tolist() for row in rows])
 
     def _decode(self, rows: Sequence[np.ndarray | None], keys: Sequence[int], settings: DecodeConfig) -> Decoded:
+        decoder = self.decoder(settings)
         with torch.inference_mode():
-            start = self._decoder.start([row for row in rows if row is not None])
+            start = decoder.start([row for row in rows if row is not None])
         max_length, min_length = settings.max_length, settings.min_length
         if settings.method == "beam":
             return beam_search(
-                self._decoder,
+                decoder,
                 start,
                 beam_size=settings.beam_size,
                 length_penalty=settings.length_penalty,
@@ -234,15 +252,16 @@ class Generator:
                 min_length=min_length,
             )
         choose = _choice(settings, keys)
-        return decode_steps(self._decoder, start, choose, max_length=max_length, min_length=min_length)
+        return decode_steps(decoder, start, choose, max_length=max_length, min_length=min_length)
 
     def _pieces(self, row: np.ndarray, key: int, settings: DecodeConfig) -> Iterator[str]:
+        decoder = self.decoder(settings)
         with torch.inference_mode():
-            start = self._decoder.start([row])
+            start = decoder.start([row])
         limits = {"max_length": settings.max_length, "min_length": settings.min_length}
         window: list[int] = []
         shown = ""
-        for step in steps(self._decoder, start, _choice(settings, [key]), **limits):
+        for step in steps(decoder, start, _choice(settings, [key]), **limits):
             token = int(step.tokens_A[0])
             if token == self.tokenizer.eos_id:
                 break

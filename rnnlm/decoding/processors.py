@@ -23,28 +23,32 @@ class Candidates(NamedTuple):
     """None: candidate c is token c."""
 
 
-def forbid(log_probs_BV: Tensor, *, pad_id: int, eos_id: int, num_done: int, min_length: int) -> Tensor:
-    """Rule out padding, and the end before `min_length` tokens; changes its argument and returns it."""
-    log_probs_BV[:, pad_id] = -torch.inf
-    if num_done < min_length:
-        log_probs_BV[:, eos_id] = -torch.inf
-    return log_probs_BV
-
-
 def stable_topk(scores_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` largest values of each row and where they stand, best first; among equals the lower index comes first.
 
     Exact: a first stage finds the k groups with the largest maxima, which hold the k best, and the second looks into
-    these alone. Rows in which equal finite values meet are sorted as a whole, since neither stage orders equals.
+    these alone. Neither stage orders equals: rows in which equal finite values meet are looked through as a whole.
     """
     num_candidates = scores_BN.shape[1]
     values_BC, index_BC = _grouped_topk(scores_BN, min(k + 1, num_candidates))
     equal_B = ((values_BC[:, 1:] == values_BC[:, :-1]) & values_BC[:, 1:].isfinite()).any(1)
+    values_BK, index_BK = values_BC[:, :k], index_BC[:, :k]
     if equal_B.any():
         rows = equal_B.nonzero()[:, 0]
-        values, index = torch.sort(scores_BN[rows], dim=1, descending=True, stable=True)
-        values_BC[rows], index_BC[rows] = values[:, : values_BC.shape[1]], index[:, : values_BC.shape[1]]
-    return values_BC[:, :k], index_BC[:, :k]
+        values_BK[rows], index_BK[rows] = _ordered_topk(scores_BN[rows], values_BK[rows, -1:], k)
+    return values_BK, index_BK
+
+
+def _ordered_topk(scores_BN: Tensor, least_B1: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`stable_topk` where the k-th largest value of each row is known, but not which of several equals come first."""
+    row_M, index_M = (~(scores_BN < least_B1)).nonzero(as_tuple=True)
+    counts_B = torch.bincount(row_M, minlength=len(scores_BN))
+    place_M = torch.arange(len(row_M), device=row_M.device) - (counts_B.cumsum(0) - counts_B)[row_M]
+    values_BC = scores_BN.new_full((len(scores_BN), int(counts_B.max())), -torch.inf)
+    index_BC = index_M.new_zeros(values_BC.shape)
+    values_BC[row_M, place_M], index_BC[row_M, place_M] = scores_BN[row_M, index_M], index_M
+    values_BC, order_BC = values_BC.sort(dim=1, descending=True, stable=True)
+    return values_BC[:, :k], index_BC.gather(1, order_BC)[:, :k]
 
 
 def _grouped_topk(scores_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:

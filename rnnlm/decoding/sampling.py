@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnlm.decoding.decoder import Decoded, Decoder, Start
-from rnnlm.decoding.processors import candidates, forbid, stable_topk
+from rnnlm.decoding.decoder import Decoded, Decoder, Start, banned
+from rnnlm.decoding.next_token import NextToken, ban
+from rnnlm.decoding.processors import candidates
 
-Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""From log-probabilities [A, V], the rows [A] and the step to a token for each row [A]."""
+Choose = Callable[[NextToken, list[int], Tensor, int], tuple[Tensor, Tensor]]
+"""From distributions, ids that are banned, the rows [A] and the step to tokens [A] and their log-probabilities [A]."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -58,9 +59,10 @@ def draw(weights_BC: Tensor, uniforms_B: Tensor) -> Tensor:
     return torch.minimum(index, torch.searchsorted(cumulative_BC, total_B1))[:, 0]
 
 
-def most_probable(log_probs_AV: Tensor, rows_A: Tensor, step: int) -> Tensor:  # noqa: ARG001
+def most_probable(next_token: NextToken, banned_ids: list[int], rows_A: Tensor, step: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     """The greedy choice; among equals the lower token id."""
-    return stable_topk(log_probs_AV, 1)[1][:, 0]
+    log_probs_A1, tokens_A1 = next_token.best(1, banned_ids)
+    return tokens_A1[:, 0], log_probs_A1[:, 0]
 
 
 def random_choice(
@@ -69,11 +71,13 @@ def random_choice(
     """A choice by chance; `keys` has the key of each row of the batch."""
     keys_B = np.array([key & (2**64 - 1) for key in keys], np.uint64)
 
-    def choose(log_probs_AV: Tensor, rows_A: Tensor, step: int) -> Tensor:
+    def choose(next_token: NextToken, banned_ids: list[int], rows_A: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        log_probs_AV = ban(next_token.log_probs(), banned_ids)
         weights_AC, tokens_AC = candidates(log_probs_AV, temperature=temperature, top_k=top_k, top_p=top_p)
         numbers = torch.from_numpy(uniforms(seed, keys_B[rows_A.cpu().numpy()], step)).to(weights_AC.device)
         index_A = draw(weights_AC, numbers)
-        return index_A if tokens_AC is None else tokens_AC.gather(1, index_A[:, None])[:, 0]
+        ids_A1 = index_A[:, None] if tokens_AC is None else tokens_AC.gather(1, index_A[:, None])
+        return ids_A1[:, 0], log_probs_AV.gather(1, ids_A1)[:, 0]
 
     return choose
 
@@ -87,10 +91,9 @@ def steps(decoder: Decoder, start: Start, choose: Choose, *, max_length: int, mi
     ids_A, state, memory = start
     rows_A = torch.arange(ids_A.shape[0], device=ids_A.device)
     for step in range(max_length):
-        log_probs_AV, state = decoder.step(ids_A, state, memory)
-        forbid(log_probs_AV, pad_id=decoder.pad_id, eos_id=decoder.eos_id, num_done=step, min_length=min_length)
-        ids_A = choose(log_probs_AV, rows_A, step)
-        yield StepTokens(rows_A, ids_A, log_probs_AV.gather(1, ids_A[:, None])[:, 0])
+        next_token, state = decoder.step(ids_A, state, memory)
+        ids_A, log_probs_A = choose(next_token, banned(decoder, step, min_length), rows_A, step)
+        yield StepTokens(rows_A, ids_A, log_probs_A)
         on = (ids_A != decoder.eos_id).nonzero()[:, 0]
         if len(on) == 0:
             return

@@ -103,16 +103,20 @@ def prepare(asked: Request, options: Options, where: Surroundings) -> "tuple[Res
     """
     from rnnlm.batch import inputs
     from rnnlm.batch.job import Job, ModelIdentity
+    from rnnlm.decoding.build import resolve
     from rnnlm.integrations import mlflow_registry
     from rnnlm.package import read_info
 
     tracking = where.tracking if asked.model.startswith("models:") else None
     model = mlflow_registry.resolve(asked.model, tracking)
-    defaults = {"decode": read_info(model.folder).decode.plain()}
+    info = read_info(model.folder)
+    defaults = {"decode": info.decode.plain()}
     settings = Settings.parse(merge(defaults, apply_overrides(Settings, {}, asked.overrides)), "command line")
+    # Part of the job's key: a machine on which `auto` is something else makes an output of its own, not a mixture.
+    decode = settings.decode.model_copy(update={"precision": resolve(settings.decode, info.precision_checks)})
     taken = inputs.snapshot(asked.inputs, options.base, settings.generate)
     identity = ModelIdentity(model.digest, model.name, model.version)
-    return model, Job(identity, taken.plain(), settings.decode, settings.generate), taken
+    return model, Job(identity, taken.plain(), decode, settings.generate), taken
 
 
 def verify(asked: Request, where: Surroundings) -> Outcome:

@@ -11,6 +11,7 @@ from rnnlm.storage import Store
 if TYPE_CHECKING:
     from rnnlm.artifacts import Record
     from rnnlm.assemble import Lineage
+    from rnnlm.decoding.config import PrecisionCheck
     from rnnlm.decoding.generator import Generator
     from rnnlm.evaluation.gate import Decision
     from rnnlm.evaluation.report import Report
@@ -72,9 +73,12 @@ def _publish(
     context: Context, folder: Store, run_id: str, origin: "Lineage", generator: "Generator", evaluated: "Record"
 ) -> Work:
     """Write the package, judge it, and make it a model version."""
+    from rnnlm import assemble
     from rnnlm.package import package_digest, save_package
 
     experiment = context.experiment
+    checks = assemble.check_precisions(generator, origin, experiment.evaluate, experiment.seed)
+    generator.precision_checks = tuple(checks)
     local = folder.local(PACKAGE_FOLDER) or _scratch() / PACKAGE_FOLDER
     save_package(local, generator)
     if folder.local() is None:
@@ -87,9 +91,17 @@ def _publish(
     model = _register(context, local, run_id, decision, evaluated)
     outputs = {"package_digest": package_digest(local), "alias": alias(decision), "version": model.version}
     outputs["reason"] = decision.reason
-    note = f"  {experiment.model_name} version {model.version} is {alias(decision)}: {decision.reason}"
+    notes = [f"  {experiment.model_name} version {model.version} is {alias(decision)}: {decision.reason}"]
+    notes += [f"  {_shown(check)}" for check in checks]
     uri = f"models:/{experiment.model_name}/{model.version}"
-    return Work({"package": PACKAGE_FOLDER}, outputs, run_id, model_uri=uri, notes=[note])
+    return Work({"package": PACKAGE_FOLDER}, outputs, run_id, model_uri=uri, notes=notes)
+
+
+def _shown(check: "PrecisionCheck") -> str:
+    """A line about a precision."""
+    verdict = "allowed" if check.allowed else "not allowed"
+    figures = f"{check.metric} {check.value:.6g}, in fp32 {check.fp32_value:.6g}, on {check.rows} rows"
+    return f"decoding in {check.precision} is {verdict}: {figures}"
 
 
 def _decided(folder: Store, run_id: str) -> "Decision | None":

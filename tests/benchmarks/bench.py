@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PEERS = ROOT / ".venv-peers/bin/python"
 RESULT = ROOT / "docs/bench.json"
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = {"train": ("fp32", "bf16"), "decode": ("fp32", "bf16", "int8")}
 
 
 def peaks(threads: int) -> dict[str, float]:
@@ -97,7 +97,7 @@ def commands(name: str, work: str, beam: int) -> list[list[str]]:
     job = JOBS[name]
     given = [work, name, *(["--beam", str(beam)] if work == "decode" else [])]
     ours = [sys.executable, "ours.py", *given]
-    sides = [[*ours, "--precision", each] for each in PRECISIONS] if work == "train" else [ours]
+    sides = [[*ours, "--precision", each] for each in PRECISIONS[work]]
     if not PEERS.exists():
         return sides
     if work == "decode":

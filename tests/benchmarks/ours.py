@@ -1,10 +1,11 @@
 """The project's own side of a benchmark: the code that `train` and `generate` run, fed with random tokens.
 
-python tests/benchmarks/ours.py train|decode JOB [--threads N] [--precision bf16] [--beam 5]
+python tests/benchmarks/ours.py train|decode JOB [--threads N] [--precision bf16|int8] [--beam 5]
 """
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from jobs import JOBS, SENTENCES, PairJob, TextJob, serve
 
 from rnnlm.data.ragged import Ragged
 from rnnlm.decoding.beam import beam_search
-from rnnlm.decoding.decoder import build_decoder
+from rnnlm.decoding.build import build_decoder
 from rnnlm.decoding.sampling import greedy
 from rnnlm.models.config import LanguageModelConfig, ModelConfig, Seq2SeqConfig
 from rnnlm.models.seq2seq import Seq2Seq
@@ -65,11 +66,11 @@ def training(job: TextJob | PairJob, precision: str, threads: int) -> Callable[[
     return lambda: next(steps).tokens
 
 
-def decoding(job: PairJob, beam: int) -> Callable[[], int]:
+def decoding(job: PairJob, beam: int, precision: Any) -> Callable[[], int]:
     """Sentences a call, sorted into batches of 64, T tokens each."""
     model = seeded_model(_config(job), job.V, 0).eval()
     assert isinstance(model, Seq2Seq)
-    decoder = build_decoder(model, pad_id=0, eos_id=1, vocab_size=job.V)
+    decoder = build_decoder(model, pad_id=0, eos_id=1, vocab_size=job.V, precision=precision)
     rows = _rows(job, SENTENCES, job.S)
 
     @torch.inference_mode()
@@ -90,7 +91,7 @@ if __name__ == "__main__":
     parser.add_argument("work", choices=["train", "decode"])
     parser.add_argument("job", choices=sorted(JOBS))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--beam", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -99,4 +100,4 @@ if __name__ == "__main__":
         serve(training(job, given.precision, given.threads), name=f"rnnlm, {given.precision}")
     else:
         assert isinstance(job, PairJob)
-        serve(decoding(job, given.beam), name="rnnlm")
+        serve(decoding(job, given.beam, given.precision), name=f"rnnlm, {given.precision}")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from rnnlm.decoding.beam import beam_search
-from rnnlm.decoding.decoder import Decoder, Start, build_decoder
+from rnnlm.decoding.build import build_decoder
+from rnnlm.decoding.decoder import Decoder, Start
 from rnnlm.decoding.sampling import greedy, sample
 from rnnlm.models.build import build_model
 from rnnlm.models.config import LanguageModelConfig, Seq2SeqConfig
@@ -52,7 +53,8 @@ def log_probs_of(decoder: Decoder, source: np.ndarray) -> list[float]:
     ids, state, memory = decoder.start([source] * len(every))
     total = torch.zeros(len(every), dtype=torch.float64)
     for step in range(MAX_LENGTH):
-        log_probs, state = decoder.step(ids, state, memory)
+        next_token, state = decoder.step(ids, state, memory)
+        log_probs = next_token.log_probs()
         real = torch.tensor([step < len(sequence) for sequence in every])
         total += torch.where(real, log_probs.gather(1, padded[:, step, None])[:, 0], torch.zeros(())).double()
         ids = padded[:, step]
@@ -104,9 +106,10 @@ def test_a_long_prompt_is_read_like_a_short_one() -> None:
     prompt = np.random.default_rng(1).integers(2, VOCAB_SIZE, size=600)
     with torch.inference_mode():
         ids, state, _ = decoder.start([prompt])
-        log_probs, _ = decoder.step(ids, state, None)
+        log_probs = decoder.step(ids, state, None)[0].log_probs()
         _, state, _ = decoder.start([prompt[:0]])
         step_log_probs: Tensor = torch.zeros(0)
         for token in [1, *prompt.tolist()]:
-            step_log_probs, state = decoder.step(torch.tensor([token]), state, None)
+            next_token, state = decoder.step(torch.tensor([token]), state, None)
+            step_log_probs = next_token.log_probs()
     torch.testing.assert_close(log_probs, step_log_probs, atol=1e-4, rtol=1e-4)

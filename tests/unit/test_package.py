@@ -14,11 +14,12 @@ import torch
 
 import rnnlm
 from rnnlm import package
-from rnnlm.decoding.config import DecodeConfig
+from rnnlm.decoding.config import DecodeConfig, PrecisionCheck
 from rnnlm.decoding.generator import Generator, Task
 from rnnlm.errors import RnnlmError, UsageError
 from rnnlm.models.build import build_model
 from rnnlm.models.config import LanguageModelConfig, Seq2SeqConfig
+from rnnlm.nn.products import supports
 from rnnlm.text.config import NormalizeConfig
 from rnnlm.text.tokenizer import Tokenizer
 
@@ -76,7 +77,7 @@ def test_equal_models_make_equal_packages(tmp_path: Path, saved: Path) -> None:
 
 def test_the_info_says_what_is_needed(saved: Path) -> None:
     info = package.read_info(saved)
-    assert info.format_version == 1
+    assert info.format_version == package.FORMAT_VERSION
     assert info.library_version == rnnlm.__version__
     names = [requirement.partition("==")[0] for requirement in info.requirements]
     assert names == ["numpy", "pydantic", "safetensors", "tokenizers", "torch"]
@@ -109,8 +110,8 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 def test_an_unknown_format_names_the_release_that_reads_it(tmp_path: Path, saved: Path) -> None:
     copy = Path(shutil.copytree(saved, tmp_path / "copy"))
-    rewrite(copy, format_version=2, library_version="7.8.9", new_key={})
-    with pytest.raises(UsageError, match=r"format 2 was written by rnnlm 7\.8\.9.*rnnlm==7\.8\.9"):
+    rewrite(copy, format_version=99, library_version="7.8.9", new_key={})
+    with pytest.raises(UsageError, match=r"format 99 was written by rnnlm 7\.8\.9.*rnnlm==7\.8\.9"):
         package.load_package(copy)
 
 
@@ -174,6 +175,26 @@ def test_packages_of_every_format_load_and_give_their_golden_outputs(folder: Pat
 def test_every_readable_format_is_kept() -> None:
     kept = {package.read_info(folder).format_version for folder in FORMATS}
     assert kept == set(package.READABLE_FORMATS)
+
+
+def test_the_checks_of_precisions_come_back_and_decide(tmp_path: Path) -> None:
+    generator = make("translate")
+    assert package.load_package(generator.save(tmp_path / "without")).precision_checks == ()
+    checks = [("int8", True), ("bf16", False)]
+    generator.precision_checks = tuple(
+        PrecisionCheck(precision=name, metric="bleu", value=29.9, fp32_value=30, rows=9, allowed=allowed)  # type: ignore[arg-type]
+        for name, allowed in checks
+    )
+    loaded = package.load_package(generator.save(tmp_path / "with"))
+    assert loaded.precision_checks == generator.precision_checks
+    assert (loaded.decoder() is loaded.decoder(loaded.settings(precision="int8"))) == supports("int8")
+    assert loaded.decoder() is not loaded.decoder(loaded.settings(precision="fp32")) or not supports("int8")
+    package.verify_golden(loaded)
+
+
+def test_a_package_of_the_first_format_is_decoded_in_fp32() -> None:
+    loaded = package.load_package(next(folder for folder in FORMATS if folder.name == "format_1_translate"))
+    assert loaded.decoder() is loaded.decoder(loaded.settings(precision="fp32"))
 
 
 def shipped(target: Path) -> Path:

@@ -104,6 +104,19 @@ def test_check_says_what_would_happen_and_writes_nothing(
     assert sorted(path.name for path in desk.iterdir()) == before
 
 
+def test_the_precision_that_is_used_is_part_of_the_key(
+    main: Main, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def output(*argv: str) -> str:
+        assert main("--check", *argv, model=MODEL.with_name("format_2_translate")) == 0
+        return capfd.readouterr().out.splitlines()[2]
+
+    monkeypatch.setattr("rnnlm.decoding.build.supports", lambda precision: True)
+    assert output() == output("decode.precision=int8") != output("decode.precision=fp32")
+    monkeypatch.setattr("rnnlm.decoding.build.supports", lambda precision: precision == "fp32")
+    assert output() == output("decode.precision=fp32")
+
+
 @pytest.mark.parametrize(
     ("argv", "model", "inputs", "code", "message"),
     [

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rnnlm.decoding.decoder import Start
+from rnnlm.decoding.next_token import LogProbs
 
 
 @dataclass
@@ -43,12 +44,12 @@ class TableDecoder:
         row_ids = torch.tensor([int(row[0]) for row in rows])
         return Start(ids, History(row_ids[:, None]), History(row_ids[:, None]))
 
-    def step(self, ids_N: Tensor, state: History, memory: History) -> tuple[Tensor, History]:
+    def step(self, ids_N: Tensor, state: History, memory: History) -> tuple[LogProbs, History]:
         self.batches.append(len(ids_N))
         beams = len(ids_N) // len(memory.tokens_NT)
         assert torch.equal(state.tokens_NT[:, 0], memory.tokens_NT[:, 0].repeat_interleave(beams))
         history = torch.cat([state.tokens_NT, ids_N[:, None]], 1)
-        return self.table[self.slot(history)].clone(), History(history)
+        return LogProbs(self.table[self.slot(history)].clone()), History(history)
 
     def slot(self, history_NT: Tensor) -> Tensor:
         slot = torch.zeros(len(history_NT), dtype=torch.int64)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from rnnlm.decoding.processors import candidates, forbid, stable_topk
+from rnnlm.decoding.processors import candidates, stable_topk
 
 
 @pytest.mark.parametrize("width", [1, 7, 100, 4_000, 4_013])
@@ -29,13 +29,6 @@ def test_ties_go_to_the_lower_index(seed: int, k: int, width: int, levels: int) 
     assert torch.equal(values, expected[:, :k])
     finite = values.isfinite()
     assert torch.equal(index[finite], expected_index[:, :k][finite])
-
-
-def test_forbid_rules_out_padding_and_an_early_end() -> None:
-    early = forbid(torch.zeros(2, 5), pad_id=0, eos_id=1, num_done=2, min_length=3)
-    assert early.isinf().tolist() == [[True, True, False, False, False]] * 2
-    late = forbid(torch.zeros(2, 5), pad_id=0, eos_id=1, num_done=3, min_length=3)
-    assert late.isinf().tolist() == [[True, False, False, False, False]] * 2
 
 
 def shares(log_probs: torch.Tensor, **options: object) -> torch.Tensor:

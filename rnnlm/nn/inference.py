@@ -1,0 +1,168 @@
+"""Recurrent layers prepared for decoding on a CPU: single steps, weights laid out once, no gradients.
+
+What differs from the modules that they are made from:
+
+- the lowest layer's product with a token's vector is a row of a table, made once for the vocabulary;
+- a layer's two products are one, over what it reads and its own last output together;
+- tanh(x) = 2 sigmoid(2 x) - 1: the candidate's weights are doubled, so that one sigmoid serves all gates.
+
+Shapes: N hypotheses, B sources, K = N / B, S source length, H hidden size, G = 4 H gates, M memory size, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from rnnlm.nn.attention import AdditiveAttention, Attention, DotAttention, padding_bias
+from rnnlm.nn.cells import LstmCell
+from rnnlm.nn.embedding import Embedding
+from rnnlm.nn.encoder import BidirectionalEncoder
+from rnnlm.nn.products import Precision, Product, carry, uncarry
+from rnnlm.nn.state import State
+
+TABLE_BYTES = 1 << 28
+"""A table of gate inputs may take so much; a larger one is not made, and token vectors are multiplied at each step."""
+CACHE_ELEMENTS = 1 << 17
+"""Additive attention is computed over about so many elements of [N, S, H] at a time, in half a megabyte."""
+
+
+def _doubled(cell: LstmCell, weight_G: Tensor) -> Tensor:
+    """A cell's weights or bias, the candidate's rows doubled."""
+    double_G = torch.ones(4, cell.hidden_size)
+    double_G[2] = 2
+    return weight_G.detach().float() * double_G.view(-1, *[1] * (weight_G.dim() - 1))
+
+
+def _after(gates_NG: Tensor, cell_NH: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden and cell state from the sums at the gates, which are overwritten."""
+    i_NH, f_NH, g_NH, o_NH = gates_NG.sigmoid_().chunk(4, dim=1)
+    cell_NH = torch.mul(f_NH, cell_NH).addcmul_(i_NH, g_NH, value=2).sub_(i_NH)
+    return tanh_of_half(torch.mul(cell_NH, 2)).mul_(o_NH), cell_NH
+
+
+def tanh_of_half(x: Tensor) -> Tensor:
+    """tanh(x / 2), in place."""
+    return x.sigmoid_().mul_(2).sub_(1)
+
+
+class TokenLstm:
+    """The lowest layer, which reads tokens."""
+
+    def __init__(self, embedding: Embedding, cell: LstmCell, precision: Precision) -> None:
+        weight_GE, bias_G = _doubled(cell, cell.weight_xh) * embedding.scale, _doubled(cell, cell.bias_h)
+        words_VE = embedding.weight.detach().float()
+        self._words_VE: Tensor | None = None
+        if len(words_VE) * len(bias_G) * 4 <= TABLE_BYTES:
+            self._table_VG = torch.addmm(bias_G, words_VE, weight_GE.t())
+        else:
+            self._words_VE, self._weight_GE, self._bias_G = words_VE, weight_GE, bias_G
+        self._recurrent = Product(_doubled(cell, cell.weight_hh), None, precision)
+        self.precision = precision
+
+    def step(self, ids_N: Tensor, hidden_NH: Tensor, cell_NH: Tensor) -> tuple[Tensor, Tensor]:
+        """One token further: hidden state (carried) and cell state."""
+        gates_NG = self._recurrent.add_to(self._inputs(ids_N), hidden_NH)
+        hidden_NH, cell_NH = _after(gates_NG, cell_NH)
+        return carry(hidden_NH, self.precision), cell_NH
+
+    def _inputs(self, ids_N: Tensor) -> Tensor:
+        if self._words_VE is None:
+            return self._table_VG.index_select(0, ids_N)
+        return torch.addmm(self._bias_G, self._words_VE.index_select(0, ids_N), self._weight_GE.t())
+
+
+class UpperLstm:
+    """A layer that reads what is in (-1, 1): outputs of layers below, a mean of encoded positions."""
+
+    def __init__(self, cell: LstmCell, precision: Precision) -> None:
+        weight_GI = torch.cat([_doubled(cell, cell.weight_xh), _doubled(cell, cell.weight_hh)], 1)
+        self._product = Product(weight_GI, _doubled(cell, cell.bias_h), precision)
+        self.precision = precision
+
+    def step(self, read_NX: Tensor, hidden_NH: Tensor, cell_NH: Tensor) -> tuple[Tensor, Tensor]:
+        """One step from carried inputs: hidden state (carried) and cell state."""
+        hidden_NH, cell_NH = _after(self._product(torch.cat([read_NX, hidden_NH], 1)), cell_NH)
+        return carry(hidden_NH, self.precision), cell_NH
+
+
+class PreparedEncoder:
+    """The encoder of `rnnlm.nn.encoder`, step by step; what is behind a row's end is finite, and means nothing."""
+
+    def __init__(self, embedding: Embedding, encoder: BidirectionalEncoder, precision: Precision) -> None:
+        directions = [list(encoder.forward_cells), list(encoder.backward_cells)]
+        assert all(isinstance(cell, LstmCell) for cells in directions for cell in cells)
+        self._layers = [
+            [
+                UpperLstm(cell, precision) if layer else TokenLstm(embedding, cell, precision)
+                for cell in pair
+                if isinstance(cell, LstmCell)
+            ]
+            for layer, pair in enumerate(zip(*directions, strict=True))
+        ]
+        self._size = directions[0][0].hidden_size
+        self._precision = precision
+
+    def __call__(self, source_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoded positions [B, S, M], and the last states of both directions [B, M], all carried."""
+        time_S1, rows_B = torch.arange(source_BS.shape[1])[:, None], torch.arange(len(source_BS))
+        turned_SB = torch.where(time_S1 < lengths_B, lengths_B - 1 - time_S1, time_S1)
+        read = source_BS.t()
+        for ahead, back in self._layers:
+            ahead_SBH, back_SBH = self._run(ahead, read), self._run(back, read[turned_SB, rows_B])
+            read = torch.cat([ahead_SBH, back_SBH[turned_SB, rows_B]], dim=-1)
+        summary_BM = torch.cat([ahead_SBH[lengths_B - 1, rows_B], back_SBH[lengths_B - 1, rows_B]], dim=-1)
+        return read.transpose(0, 1).contiguous(), summary_BM
+
+    def _run(self, layer: TokenLstm | UpperLstm, read: Tensor) -> Tensor:
+        """Hidden states [S, B, H] of one direction, from ids [S, B] or carried [S, B, M]."""
+        cell_BH = torch.zeros(read.shape[1], self._size)
+        hidden_BH = carry(cell_BH, self._precision)
+        made = []
+        for each in read.unbind(0):
+            hidden_BH, cell_BH = layer.step(each, hidden_BH, cell_BH)
+            made.append(hidden_BH)
+        return torch.stack(made)
+
+
+class PreparedAttention:
+    """The attention of `rnnlm.nn.attention` for single queries; keys are made once, and shared by the beams of a source."""
+
+    def __init__(self, attention: Attention, precision: Precision) -> None:
+        assert isinstance(attention, AdditiveAttention | DotAttention)
+        scale = 2 if isinstance(attention, AdditiveAttention) else 1
+        bias_A = attention.key.bias
+        self._key = Product(scale * attention.key.weight, None if bias_A is None else scale * bias_A, precision)
+        self._query: Product | None = None
+        if isinstance(attention, AdditiveAttention):
+            self._query = Product(2 * attention.query.weight, None, precision)
+            self._score_A = 2 * attention.score.detach().float()
+
+    def prepare(self, memory_BSM: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
+        """What queries need of a carried memory, in fp32: `values` [B, S, M], `keys` [B, S, A] and `bias` [B, 1, S]."""
+        keys_BSA = self._key(memory_BSM.flatten(0, 1)).view(*memory_BSM.shape[:2], -1)
+        bias_BS = padding_bias(lengths_B, memory_BSM.shape[1], torch.float32)
+        return {"values": uncarry(memory_BSM), "keys": keys_BSA, "bias": bias_BS[:, None]}
+
+    def __call__(self, hidden_NH: Tensor, memory: State) -> tuple[Tensor, Tensor]:
+        """Attend with carried hidden states: contexts [N, M] and weights [N, S], both in fp32."""
+        num_sources, length, size = memory["keys"].shape
+        if self._query is None:
+            query_BKA = uncarry(hidden_NH).view(num_sources, -1, size)
+            scores_BKS = torch.bmm(query_BKA, memory["keys"].transpose(1, 2))
+        else:
+            scores_BKS = self._additive(self._query(hidden_NH).view(num_sources, -1, size), memory["keys"])
+        weights_BKS = torch.softmax(scores_BKS.add_(memory["bias"]), dim=-1)
+        context_BKM = torch.bmm(weights_BKS, memory["values"])
+        return context_BKM.view(-1, context_BKM.shape[2]), weights_BKS.view(-1, length)
+
+    def _additive(self, query_BKA: Tensor, keys_BSA: Tensor) -> Tensor:
+        num_sources, num_beams, size = query_BKA.shape
+        length = keys_BSA.shape[1]
+        scores_BKS = query_BKA.new_empty(num_sources, num_beams, length)
+        rows = min(max(1, CACHE_ELEMENTS // (num_beams * length * size)), num_sources)
+        buffer_bKSA = query_BKA.new_empty(rows, num_beams, length, size)
+        for row in range(0, num_sources, rows):
+            some = slice(row, row + rows)
+            sums_bKSA = buffer_bKSA[: num_sources - row]
+            torch.add(query_BKA[some, :, None], keys_BSA[some, None], out=sums_bKSA).sigmoid_()
+            torch.matmul(sums_bKSA, self._score_A, out=scores_BKS[some])
+        return scores_BKS

@@ -1,0 +1,106 @@
+"""Matrix products with weights that never change, for decoding on a CPU, in fp32, bf16 or int8.
+
+What is multiplied lies in (-1, 1): hidden states of an LSTM, means of them, outputs of a tanh. It is carried from product
+to product in the type that the precision works in (`carry`); products give fp32. In int8 a carried value is a multiple of
+1/127 whatever is in the batch, weights have a scale for each output, and sums are exact, so that a row's product is the
+same in any batch.
+
+Shapes: N rows, I inputs, O outputs.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Precision = Literal["fp32", "bf16", "int8"]
+STEP = 1 / 127
+"""What 1 stands for in a carried int8."""
+
+
+def supports(precision: Precision) -> bool:
+    """Whether this CPU has instructions for it."""
+    match precision:
+        case "fp32":
+            return True
+        case "bf16":
+            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        case "int8":
+            return bool(torch.cpu._is_vnni_supported()) and torch.backends.mkldnn.is_available()
+
+
+def carry(x: Tensor, precision: Precision) -> Tensor:
+    """Values in (-1, 1), fp32, in the type in which products of a precision read them; may be the same tensor."""
+    match precision:
+        case "fp32":
+            return x
+        case "bf16":
+            return x.to(torch.bfloat16)
+        case "int8":
+            return torch.mul(x, 127).round_().to(torch.int8)
+
+
+def uncarry(x: Tensor) -> Tensor:
+    """Carried values in fp32."""
+    return torch.mul(x, STEP) if x.dtype == torch.int8 else x.float()
+
+
+class Product:
+    """x W^T + b.
+
+    Args:
+        weight_OI: W.
+        bias_O: b; None for zero.
+        precision: of the product. The bias is added in fp32, but for bf16, where it is rounded together with the product.
+    """
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> None:
+        weight_OI = weight_OI.detach().float()
+        self.precision = precision
+        self._bias_O = None if bias_O is None else bias_O.detach().float()
+        match precision:
+            case "fp32":
+                self._weight = weight_OI
+            case "bf16":
+                self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.to(torch.bfloat16))
+                self._bias_O = None if bias_O is None else bias_O.detach().to(torch.bfloat16)
+            case "int8":
+                scale_O = weight_OI.abs().amax(1).clamp_min(1e-30) / 127
+                quantized_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
+                self._weight = torch.ops.onednn.qlinear_prepack(quantized_OI, None)
+                self._scale_O = scale_O
+                self._zero_O = torch.zeros(len(scale_O), dtype=torch.int32)
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """The product [N, O] in fp32, of carried values."""
+        match self.precision:
+            case "fp32":
+                return torch.nn.functional.linear(x_NI, self._weight, self._bias_O)
+            case "bf16":
+                return self._bf16(x_NI).float()
+            case "int8":
+                made_NO: Tensor = torch.ops.onednn.qlinear_pointwise(
+                    x_NI, STEP, 0, self._weight, self._scale_O, self._zero_O, self._bias_O,
+                    1.0, 0, torch.float32, "none", [], "",
+                )  # fmt: skip
+                return made_NO
+
+    def add_to(self, sum_NO: Tensor, x_NI: Tensor) -> Tensor:
+        """The product added to `sum_NO`, fp32, in place."""
+        match self.precision:
+            case "fp32":
+                if self._bias_O is not None:
+                    sum_NO.add_(self._bias_O)
+                return sum_NO.addmm_(x_NI, self._weight.t())
+            case "bf16":
+                return sum_NO.add_(self._bf16(x_NI))
+            case "int8":
+                torch.ops.onednn.qlinear_pointwise.binary(
+                    x_NI, STEP, 0, self._weight, self._scale_O, self._zero_O, sum_NO, self._bias_O,
+                    1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none", [], "",
+                )  # fmt: skip
+                return sum_NO
+
+    def _bf16(self, x_NI: Tensor) -> Tensor:
+        made_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, self._bias_O, "none", [], "")
+        return made_NO
