@@ -115,6 +115,8 @@ class TransformerConfig(Config):
     """The output layer shares the (target) embedding's weights."""
     dropout: Share = 0.1
     """On embeddings, on what layers add and before the output."""
+    attention_dropout: Share = 0.0
+    """Share of keys that a head of an attention does not see in a step."""
     softmax_cutoffs: Cutoffs = ()
     """Text: see `LanguageModelConfig.softmax_cutoffs`."""
 

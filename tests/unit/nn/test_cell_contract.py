@@ -95,5 +95,3 @@ def test_dropped_weights_reach_the_kernel_for_wide_layers(monkeypatch: pytest.Mo
     ((*_, weight, _bias),) = given
     assert torch.equal(weight, (cell.weight_hh * mask).to(torch.bfloat16))
     assert torch.equal(cell.weight_hh.grad == 0, mask == 0)
-
-
