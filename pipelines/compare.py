@@ -1,6 +1,6 @@
 """Several experiments side by side: trained, scored, and drawn as quality against size, time and memory.
 
-With `--vary model.cell=elman,gru,lstm` they are one experiment with each of several values, at equal parameters.
+With `--variant model.cell=gru --variant model.cell=qrnn` they are one experiment with different settings, at equal parameters.
 """
 
 import argparse
@@ -18,9 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "words", nargs="+", metavar="EXPERIMENT.toml ... PATH=VALUE", help="experiments, then settings for all"
     )
     parser.add_argument(
-        "--vary",
-        metavar="PATH=V,V,...",
-        help="the first experiment with each of these values, and the others, all with as many parameters as it has",
+        "--variant",
+        metavar="'PATH=VALUE ...'",
+        action="append",
+        default=[],
+        help="the first experiment with these settings (once for each); all members get as many parameters as it has",
     )
     cli.add_shared(parser)
 
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = cli.read_options(arguments)
         overrides = [word for word in arguments.words if "=" in word]
         paths = [word for word in arguments.words if "=" not in word]
-        chosen = compare.members(paths, overrides, arguments.vary)
+        chosen = compare.members(paths, overrides, arguments.variant)
         return cli.execute(
             "compare", arguments.json, options, lambda *seen: Context(chosen[0], options, *seen),
             lambda context: compare.run(context, chosen),

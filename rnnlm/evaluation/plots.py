@@ -141,7 +141,7 @@ def comparison_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str
             marker = str(row["experiment"]) if axes is panels[0] else None
             axes.scatter([row[key]], [row[metric]], s=70, color=_colour(place), label=marker, zorder=3)
         axes.margins(0.2)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.15 * max(float(row[key]) for row in rows) or 1.0)
         _label(axes.set_xlabel, label)
         _label(axes.set_ylabel, metric_name(name))
     if writes:
@@ -160,7 +160,7 @@ def _memory_curves(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
                 held = [row[key(length)] for length in costs.LENGTHS]
                 axes.plot(costs.LENGTHS, held, color=_colour(place), linestyle=dashes, marker="o", markersize=3.5)
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")
     _label(axes.set_xlabel, "Tokens read and written (dotted: with a full cache)")
     _label(axes.set_ylabel, "Weights and state of one stream, MB")
 

@@ -3,6 +3,7 @@
 What is done already is not done again, so that a comparison that was stopped goes on with the same command.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,14 +48,15 @@ class _Member:
         return self.experiment.name
 
 
-def members(paths: Sequence[str], overrides: Sequence[str], varied: str | None) -> list[Experiment]:
+def members(paths: Sequence[str], overrides: Sequence[str], variants: Sequence[str] = ()) -> list[Experiment]:
     """The experiments of a comparison.
 
     Args:
         paths: their files.
         overrides: settings for all.
-        varied: `PATH=VALUE,VALUE,...`, for instance `model.cell=gru,lstm`: the first experiment is taken with each of these
-            values, and all get the width at which they have as many parameters without embeddings as the first.
+        variants: settings of their own, `PATH=VALUE PATH=VALUE ...` each, such as `model.cell=gru`: the first experiment is
+            taken once with each of them, and named after their first value. All members then get the width at which
+            they have as many parameters without embeddings as the first experiment as it stands.
 
     Raises:
         UsageError: no file, or no width gives as many parameters.
@@ -63,15 +65,14 @@ def members(paths: Sequence[str], overrides: Sequence[str], varied: str | None) 
     if not paths:
         raise UsageError("compare: name at least one EXPERIMENT.toml")
     first, *others = (files.load(path, overrides) for path in paths)
-    if varied is None:
+    if not variants:
         return [first, *others]
-    setting, _, values = varied.partition("=")
-    if not values:
-        raise UsageError(f"--vary: should be PATH=VALUE,VALUE,... (got {varied})")
-    alike = [
-        files.load(paths[0], [*overrides, f"{setting}={value}", f"name={first.name}-{value}"])
-        for value in values.split(",")
-    ]
+    alike = []
+    for settings in map(shlex.split, variants):
+        value = settings[0].partition("=")[2] if settings else ""
+        if not value:
+            raise UsageError(f"--variant: should be PATH=VALUE ... (got {' '.join(settings)!r})")
+        alike.append(files.load(paths[0], [*overrides, *settings, f"name={first.name}-{value}"]))
     from rnnlm.models.matching import layer_parameters, matched
 
     wanted = layer_parameters(first.model)

@@ -236,7 +236,8 @@ def test_cells_and_a_transformer_at_equal_parameters(
     (desk / "chars.toml").write_text(TEXT)
     head, _, tail = TEXT.partition("[model]")
     (desk / "other.toml").write_text(f"{head}[model]{TINY_TRANSFORMER}[train]{tail.partition('[train]')[2]}")
-    chosen = compare.members(["chars.toml", "other.toml"], ["train.max_steps=1"], f"model.cell={','.join(CELLS)}")
+    variants = [f"model.cell={cell} model.num_layers=2" for cell in CELLS]
+    chosen = compare.members(["chars.toml", "other.toml"], ["train.max_steps=1"], variants)
     called = [*(f"chars-{cell}" for cell in CELLS), "other"]
     assert [each.name for each in chosen] == called
     assert {each.train.max_steps for each in chosen} == {1}
@@ -268,7 +269,7 @@ def test_cells_and_a_transformer_at_equal_parameters(
 def test_attention_by_length_of_the_source(make: Make, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide = PAIRS.replace("hidden_size = 8", "hidden_size = 64").replace("[model]", "[model]\ncopy_source = false")
     (desk / "pairs.toml").write_text(wide)
-    chosen = compare.members(["pairs.toml"], [], "model.attention=none,dot,additive")
+    chosen = compare.members(["pairs.toml"], [], [f"model.attention={kind}" for kind in ("none", "dot", "additive")])
     outcome = compare.run(make("pairs.toml").with_experiment(chosen[0]), chosen)
     rows = json.loads(Path(outcome.artifacts["table"]).read_text())
     assert [row["experiment"] for row in rows] == ["pairs-none", "pairs-dot", "pairs-additive"]
@@ -280,13 +281,15 @@ def test_attention_by_length_of_the_source(make: Make, desk: Path, capsys: pytes
 
 def test_comparisons_that_make_no_sense(make: Make) -> None:
     with pytest.raises(UsageError, match="at least one EXPERIMENT"):
-        compare.members([], [], None)
+        compare.members([], [])
     with pytest.raises(UsageError, match="should be PATH=VALUE"):
-        compare.members(["pairs.toml"], [], "model.cell")
+        compare.members(["pairs.toml"], [], ["model.cell"])
+    with pytest.raises(UsageError, match="should be PATH=VALUE"):
+        compare.members(["pairs.toml"], [], [""])
     with pytest.raises(ConfigError, match="attention"):
-        compare.members(["pairs.toml"], [], "model.attention=none,loud")
+        compare.members(["pairs.toml"], [], ["model.attention=loud"])
     with pytest.raises(UsageError, match="no width gives"):
-        compare.members(["pairs.toml"], [], "model.embedding_size=8,4000")
+        compare.members(["pairs.toml"], [], ["model.embedding_size=4000"])
 
 
 def test_another_mlflow_gets_everything_again(make: Make, memory_tracking: Any) -> None:
