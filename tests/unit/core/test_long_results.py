@@ -25,7 +25,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-long, results = script("long"), script("results")
+long, memory, results = script("long"), script("memory"), script("results")
 
 
 @pytest.mark.parametrize("name", sorted(long.COMPARISONS))
@@ -56,6 +56,11 @@ def result(**changes: Any) -> dict[str, Any]:
         "parameters": 9.7e6, "layer_parameters": 3.3e6, "train_s": 3_600.0,
     }  # fmt: skip
     return values | changes
+
+
+@pytest.mark.parametrize("name", memory.STREAMS)
+def test_memory_of_a_stream_can_be_measured(name: str) -> None:
+    assert 0 <= memory.measure(*memory.STREAMS[name], 300) < 1_000
 
 
 def test_a_result_is_noted_once(tmp_path: Path) -> None:
