@@ -96,7 +96,8 @@ def run(context: Context, experiments: Sequence[Experiment]) -> Outcome:
         raise UsageError("compare: figures of different tasks do not compare")
     members = [_one(context.with_experiment(each)) for each in experiments]
     folder = context.store.child(FOLDER, digest({each.name: each.evaluated.digest for each in members})[:16])
-    if not folder.exists(FILES["table"]) or context.options.force:
+    is_written = folder.exists(FILES["table"]) and not context.options.force
+    if not is_written:
         _write(folder, _rows(context, members))
     rows = folder.read_json(FILES["table"])
     metric = rows[0]["metric"]
@@ -105,7 +106,7 @@ def run(context: Context, experiments: Sequence[Experiment]) -> Outcome:
         context.console.table(header, cells)
     return Outcome(
         "compare",
-        skipped=all(each.outcome.skipped for each in members),
+        skipped=is_written and all(each.outcome.skipped for each in members),
         metrics={f"{row['experiment']}/{metric}": float(row[metric]) for row in rows},
         artifacts={name: folder.path(file) for name, file in FILES.items() if folder.exists(file)},
         seconds=sum(each.outcome.seconds for each in members),
