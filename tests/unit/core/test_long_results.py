@@ -25,7 +25,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-long, memory, results = script("long"), script("memory"), script("results")
+long, memory, results = script("long"), script("stream_memory"), script("results")
 
 
 @pytest.mark.parametrize("name", sorted(long.COMPARISONS))

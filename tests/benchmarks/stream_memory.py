@@ -1,6 +1,6 @@
 """Memory of writing one stream: what a process takes beyond its model after 1,000, 10,000 and 100,000 characters.
 
-    python tests/benchmarks/memory.py
+    python tests/benchmarks/stream_memory.py
 
 An LSTM, a Transformer with a window of the length that it was trained on, and the same with a cache of everything, of the
 sizes of the tinyshakespeare experiments. Each figure is of a process of its own: its largest resident set while it reads a
