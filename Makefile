@@ -11,7 +11,7 @@ DATA ?= ../shared/data
 PEERS := .venv-peers
 JOBS ?= a b c d e
 
-.PHONY: help install demo test faults check format long bench bench-peers clean
+.PHONY: help install demo test faults check format long results bench bench-peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,7 +20,8 @@ help:
 	@echo "make faults  kill the chain at every point where something becomes visible, and start it again"
 	@echo "make check   lint, types, import contracts"
 	@echo "make bench   speed of training and decoding, beside the machine's limits; beside peers after make bench-peers"
-	@echo "make long NAME=x DATA=folder OPTIONS=seed=1   run a benchmark experiment; resumable"
+	@echo "make long NAME=x DATA=folder SEEDS=0,1,2      run a benchmark experiment, or a comparison; resumable"
+	@echo "make results write the table of what make long has measured into the README"
 
 install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
@@ -54,7 +55,10 @@ format: install
 	$(BIN)/ruff check --fix .
 
 long: install
-	$(BIN)/python tests/benchmarks/long.py $(NAME) $(DATA) $(OPTIONS)
+	$(BIN)/python tests/benchmarks/long.py $(NAME) $(DATA) $(if $(SEEDS),--seeds $(SEEDS)) $(OPTIONS)
+
+results: install
+	$(BIN)/python tests/benchmarks/results.py
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py $(JOBS) $(OPTIONS)

@@ -3,18 +3,22 @@
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from rnnlm.batch.lease import check_lockable
 from rnnlm.console import Console
-from rnnlm.errors import UnreachableError
+from rnnlm.errors import UnreachableError, UsageError
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupts
 from rnnlm.stages import ingest
+from rnnlm.stages import initial as initials
 from rnnlm.stages.context import Context, Options
 from rnnlm.storage import Store
 
 if TYPE_CHECKING:
+    from rnnlm.integrations.mlflow_tracking import Tracking
     from rnnlm.models.language_model import LanguageModel
     from rnnlm.models.seq2seq import Seq2Seq
 
@@ -39,7 +43,7 @@ class Estimate:
 
 
 def check(experiment: Experiment, options: Options) -> list[str]:
-    """Look at input, store, tracking server and Ray, and estimate the training.
+    """Look at input, store, tracking server, Ray and the model to begin with, and estimate the training.
 
     Returns:
         Lines for people.
@@ -54,7 +58,8 @@ def check(experiment: Experiment, options: Options) -> list[str]:
     check_places(options)
     from rnnlm.models.build import build_model, num_parameters
 
-    vocab_size = experiment.tokenizer.vocab_size
+    initial = find_initial(context)
+    vocab_size = experiment.tokenizer.vocab_size if initial is None else initial.tokenizer().vocab_size
     model = build_model(experiment.model, vocab_size)
     counts = num_parameters(model)
     found = estimate(experiment, sources.num_bytes, counts["total"], step_seconds(experiment, model, vocab_size))
@@ -71,7 +76,32 @@ def check(experiment: Experiment, options: Options) -> list[str]:
         f"  disk        about {found.disk_bytes / 1e6:,.0f} MB in {options.store}",
         f"  training    {hours}",
         f"  tracking    {options.tracking_uri}",
+        *([] if initial is None else [f"  begins with {initial.named}, {initial.digest[:12]}"]),
     ]
+
+
+def find_initial(context: Context) -> "initials.Initial | None":
+    """The model of `init.from`, checked against the experiment; a registered one is fetched into this node's cache.
+
+    Raises:
+        UsageError: there is no such model, or it is another one than the experiment describes.
+    """
+    named = context.experiment.init.from_
+    tracking = _registry(context.options.tracking_uri, named) if named and named.startswith("models:") else None
+    initial = initials.find(context, tracking)
+    if initial is not None:
+        initials.check_sizes(initial, context, initial.tokenizer().vocab_size)
+    return initial
+
+
+def _registry(uri: str, named: str) -> "Tracking":
+    """The tracking server, asked without sending it anything that waits, and without making a database."""
+    scheme, _, path = uri.partition(":///")
+    if scheme == "sqlite" and not Path(unquote(path)).exists():
+        raise UsageError(f"init.from: {named}: no model is registered at {uri}, which is not there yet")
+    from rnnlm.integrations.mlflow_tracking import Tracking
+
+    return Tracking(uri)
 
 
 def check_places(options: Options) -> None:

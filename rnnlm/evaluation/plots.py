@@ -18,9 +18,11 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from rnnlm.evaluation import costs
 from rnnlm.evaluation.baselines import Baseline
 from rnnlm.evaluation.gate import LOWER_IS_BETTER
 from rnnlm.evaluation.report import LengthBin, Report, metric_name
+from rnnlm.training import names
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
@@ -108,15 +110,19 @@ def length_bars_png(bins: Sequence[LengthBin], metric: str, *, title: str | None
 
 
 _COSTS = {
-    "model/parameters_without_embeddings": "Parameters without embeddings",
-    "time/train_s": "Seconds of training",
-    "memory/workers_peak_mb": "Peak memory of training, MB",
+    names.NUM_LAYER_PARAMETERS: "Parameters without embeddings",
+    names.phase_seconds("train"): "Seconds of training",
+    names.PEAK_MEMORY: "Peak memory of training, MB",
+    costs.STREAM: "Tokens a second, written in one stream",
+    costs.BATCH: f"Tokens a second, written in a batch of {costs.BATCH_ROWS}",
 }
-"""The panels of a comparison, by what lies on their horizontal axis."""
+"""The panels of a comparison, by what lies on their horizontal axis; the last two for language models alone."""
+_COLOURS = [_BLUE, _ORANGE, "#2f8f5b", "#8a5fb0", "#b04a5a", "#5b6875", "#a88a2b"]
 
 
 def comparison_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str | None = None) -> bytes:
-    """Quality of several experiments against size, time and memory, a panel each.
+    """Quality of several experiments against size, time, memory and speed, a panel each; for language models a last panel
+    has the memory that is held after so many tokens.
 
     Args:
         rows: `experiment`, the metric and the costs of each.
@@ -124,22 +130,68 @@ def comparison_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str
         title: heading.
     """
     name = metric.rpartition("/")[2]
-    figure = Figure(figsize=(12.0, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(_COSTS), sharey=True)
-    colours = [_BLUE, _ORANGE, "#2f8f5b", "#8a5fb0", "#b04a5a", "#5b6875", "#a88a2b"]
-    for axes, (key, label) in zip(panels, _COSTS.items(), strict=True):
+    shown = {key: label for key, label in _COSTS.items() if all(key in row for row in rows)}
+    writes = costs.STREAM in shown
+    lines = 2 if writes else 1
+    figure = Figure(figsize=(12.0, 0.6 + 3.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, 3, squeeze=False).flatten()
+    for axes, (key, label) in zip(panels, shown.items()):
         _style(axes, grid="y")
         for place, row in enumerate(rows):
-            shown = str(row["experiment"]) if key == next(iter(_COSTS)) else None
-            axes.scatter([row[key]], [row[metric]], s=70, color=colours[place % len(colours)], label=shown, zorder=3)
+            marker = str(row["experiment"]) if axes is panels[0] else None
+            axes.scatter([row[key]], [row[metric]], s=70, color=_colour(place), label=marker, zorder=3)
         axes.margins(0.2)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.15 * max(float(row[key]) for row in rows) or 1.0)
         _label(axes.set_xlabel, label)
-    _label(panels[0].set_ylabel, metric_name(name))
+        _label(axes.set_ylabel, metric_name(name))
+    if writes:
+        _memory_curves(panels[-1], rows)
     figure.legend(loc="outside lower center", ncols=min(4, len(rows)), frameon=False, prop={"family": _FONT, "size": 9})
     direction = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
     _heading(figure, title or f"{metric_name(name)} ({direction}) and what it costs")
     return _png(figure)
+
+
+def _memory_curves(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    _style(axes, grid="y")
+    for key, dashes in ((costs.held_key, "-"), (costs.full_cache_key, ":")):
+        for place, row in enumerate(rows):
+            if key(costs.LENGTHS[0]) in row:
+                held = [row[key(length)] for length in costs.LENGTHS]
+                axes.plot(costs.LENGTHS, held, color=_colour(place), linestyle=dashes, marker="o", markersize=3.5)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _label(axes.set_xlabel, "Tokens read and written (dotted: with a full cache)")
+    _label(axes.set_ylabel, "Weights and state of one stream, MB")
+
+
+def lengths_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str | None = None) -> bytes:
+    """Quality of several experiments by words of the source, a line each.
+
+    Args:
+        rows: `experiment` and the bins of its `lengths`, as in a report.
+        metric: key of the quality.
+        title: heading.
+    """
+    name = metric_name(metric.rpartition("/")[2])
+    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    _style(axes, grid="y")
+    bins = [LengthBin(**each) for each in rows[0]["lengths"]]
+    for place, row in enumerate(rows):
+        values = [each["value"] for each in row["lengths"]]
+        axes.plot(range(len(values)), values, color=_colour(place), marker="o", label=str(row["experiment"]))
+    axes.set_xticks(range(len(bins)), [f"{one.label}\n{one.num_rows:,} rows" for one in bins])
+    axes.set_ylim(bottom=0)
+    _label(axes.set_xlabel, "Words of the source")
+    _label(axes.set_ylabel, name)
+    figure.legend(loc="outside lower center", ncols=min(3, len(rows)), frameon=False, prop={"family": _FONT, "size": 9})
+    _heading(figure, title or f"{name} by length of the source")
+    return _png(figure)
+
+
+def _colour(place: int) -> str:
+    return _COLOURS[place % len(_COLOURS)]
 
 
 def attention_png(

@@ -78,8 +78,17 @@ class Seq2SeqConfig(Config):
     """The output layer shares the target embedding's weights."""
     input_feeding: bool = False
     """The decoder reads its last output vector too; training then goes step by step and takes several times as long."""
+    coverage: bool = False
+    """Attention reads how much it has attended to each position so far. As this makes a step depend on the one before, it
+    needs `input_feeding`, with which training goes step by step anyway. `train.coverage_reg` works without it."""
     dropout: Share = 0.2
     """On embeddings, between layers and before the output."""
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        if self.coverage and (self.attention == "none" or not self.input_feeding):
+            raise ValueError("coverage: needs attention and input_feeding = true")
+        return self
 
     @property
     def depth(self) -> int:
@@ -115,6 +124,8 @@ class TransformerConfig(Config):
     """The output layer shares the (target) embedding's weights."""
     dropout: Share = 0.1
     """On embeddings, on what layers add and before the output."""
+    attention_dropout: Share = 0.0
+    """Share of keys that a head of an attention does not see in a step."""
     softmax_cutoffs: Cutoffs = ()
     """Text: see `LanguageModelConfig.softmax_cutoffs`."""
 

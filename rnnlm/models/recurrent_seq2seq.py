@@ -48,6 +48,7 @@ class RecurrentSeq2Seq(Seq2Seq):
         share_embeddings: one table for source and target.
         tie_embeddings: the output layer uses the target's table.
         input_feeding: whether the decoder reads its last output vector.
+        coverage: whether attention reads how much it has attended to each position so far; needs input feeding.
         dropout: share of features dropped at embeddings, between layers and before the output layer.
     """
 
@@ -65,6 +66,7 @@ class RecurrentSeq2Seq(Seq2Seq):
         share_embeddings: bool,
         tie_embeddings: bool,
         input_feeding: bool = False,
+        coverage: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
@@ -90,7 +92,9 @@ class RecurrentSeq2Seq(Seq2Seq):
             f"{layer}.{name}": size for layer, cell in enumerate(self.cells) for name, size in cell.state_sizes.items()
         }
         self.bridge = nn.Linear(memory_size, sum(self.state_sizes.values()))
-        self.attention = _make_attention(attention, query_size=hidden_size, memory_size=memory_size)
+        self.attention = _make_attention(attention, query_size=hidden_size, memory_size=memory_size, coverage=coverage)
+        assert input_feeding or not coverage, "coverage needs input feeding"
+        self.coverage = coverage
         assert self.attention is not None or not copy_source, "copying needs attention"
         self.copy_gate = CopyGate(input_size=hidden_size + memory_size) if copy_source else None
         self.combine = nn.Linear(hidden_size + memory_size, embedding_size)
@@ -107,12 +111,16 @@ class RecurrentSeq2Seq(Seq2Seq):
         return State(parts)
 
     def init_state(self, memory: State) -> State:
-        """See `Seq2Seq.init_state`: the encoder's summary through the bridge; with input feeding `fed` [B, E], zeros."""
+        """See `Seq2Seq.init_state`: the encoder's summary through the bridge; with input feeding `fed` [B, E], with
+        coverage `covered` [B, S], both zeros.
+        """
         bridged_BX = torch.tanh(self.bridge(memory["summary"])).to(self.bridge.weight.dtype)
         pieces = bridged_BX.split(list(self.state_sizes.values()), dim=1)
         state = dict(zip(self.state_sizes, (piece.contiguous() for piece in pieces), strict=True))
         if self.input_feeding:
             state["fed"] = bridged_BX.new_zeros(memory.num_rows, self.combine.out_features)
+        if self.coverage:
+            state["covered"] = torch.zeros_like(memory["bias"])
         return State(state)
 
     def decode(self, input_BT: Tensor, memory: State, masks: MaskContext | None) -> Decoding:
@@ -149,7 +157,8 @@ class RecurrentSeq2Seq(Seq2Seq):
             x_RX = torch.cat([x_RX, state["fed"].to(x_RX.dtype)], dim=1)
         x_RX, first_state = first.step(x_RX, state.part("0"))
         sources = memory.num_rows
-        context_BKM, weights_BKS = self._attend(x_RX.view(sources, -1, x_RX.shape[1]), memory)
+        covered_BKS = state["covered"].view(sources, -1, state["covered"].shape[1]) if self.coverage else None
+        context_BKM, weights_BKS = self._attend(x_RX.view(sources, -1, x_RX.shape[1]), memory, covered_BKS)
         context_RM = context_BKM.reshape(x_RX.shape[0], -1)
         after = [first_state]
         for layer, cell in enumerate(above, start=1):
@@ -159,23 +168,27 @@ class RecurrentSeq2Seq(Seq2Seq):
             after.append(cell_state)
         joint_RX = torch.cat([x_RX, context_RM], dim=1)
         features_RE = torch.tanh(self.combine(joint_RX))
-        fed = {"fed": features_RE} if self.input_feeding else {}
+        carried = {"fed": features_RE} if self.input_feeding else {}
+        if covered_BKS is not None and weights_BKS is not None:
+            carried["covered"] = (covered_BKS + weights_BKS).flatten(0, 1)
         shape = (sources, joint_RX.shape[0] // sources, -1)
         decoding = Decoding(features_RE.view(shape), joint_RX.view(shape), weights_BKS)
-        return decoding, State({**State.join(after), **fed})
+        return decoding, State({**State.join(after), **carried})
 
-    def _attend(self, query_BTH: Tensor, memory: State) -> tuple[Tensor, Tensor | None]:
+    def _attend(
+        self, query_BTH: Tensor, memory: State, covered_BTS: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if self.attention is None:
             return memory["summary"][:, None].expand(-1, query_BTH.shape[1], -1), None
-        context_BTM, weights_BTS = self.attention(query_BTH, memory)
+        context_BTM, weights_BTS = self.attention(query_BTH, memory, covered_BTS)
         return context_BTM, weights_BTS
 
 
-def _make_attention(kind: AttentionKind, *, query_size: int, memory_size: int) -> Attention | None:
+def _make_attention(kind: AttentionKind, *, query_size: int, memory_size: int, coverage: bool) -> Attention | None:
     match kind:
         case "none":
             return None
         case "additive":
-            return AdditiveAttention(query_size=query_size, memory_size=memory_size)
+            return AdditiveAttention(query_size=query_size, memory_size=memory_size, coverage=coverage)
         case "dot":
-            return DotAttention(query_size=query_size, memory_size=memory_size)
+            return DotAttention(query_size=query_size, memory_size=memory_size, coverage=coverage)

@@ -28,9 +28,11 @@ class TransformerLanguageModel(LanguageModel):
         num_layers: L.
         num_heads: of each attention.
         inner_width: of the feed-forward layers.
-        context_length: C, tokens that a token sees, itself included; at least 2.
+        context_length: C, tokens that a token sees, itself included; at least 2. No weight depends on it: set anew before
+            `init_state`, as long as everything that will be read and written, it makes the cache a full one.
         tie_embeddings: whether the output layer uses the embedding's weights.
         dropout: share of activations dropped from the embedding, from what layers add and before the output layer.
+        attention_dropout: share of keys that a head does not see.
         softmax_cutoffs: token ids at which clusters of rarer tokens begin.
     """
 
@@ -45,6 +47,7 @@ class TransformerLanguageModel(LanguageModel):
         context_length: int,
         tie_embeddings: bool,
         dropout: float = 0.0,
+        attention_dropout: float = 0.0,
         softmax_cutoffs: tuple[int, ...] = (),
     ) -> None:
         super().__init__(
@@ -65,6 +68,7 @@ class TransformerLanguageModel(LanguageModel):
             inner_width=inner_width,
             has_source=False,
             share=dropout,
+            key_share=attention_dropout,
             first_site=LAYER_SITE,
         )
         self.norm = nn.LayerNorm(width)

@@ -3,6 +3,8 @@
 Shapes: B batch, S source length, T target length, E width, V vocabulary, K rows (beams) of one source.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,7 @@ class TransformerSeq2Seq(Seq2Seq):
         share_embeddings: one table for source and target.
         tie_embeddings: the output layer uses the target's table.
         dropout: share of activations dropped from embeddings, from what layers add and before the output layer.
+        attention_dropout: share of keys that a head does not see.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class TransformerSeq2Seq(Seq2Seq):
         share_embeddings: bool,
         tie_embeddings: bool,
         dropout: float = 0.0,
+        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__(
             vocab_size=vocab_size,
@@ -58,14 +62,17 @@ class TransformerSeq2Seq(Seq2Seq):
         )
         self.head_size = width // num_heads
 
-        sizes = {"width": width, "num_heads": num_heads, "inner_width": inner_width}
-        self.encoder_layers = TransformerLayers(
-            encoder_layers, **sizes, has_source=False, share=dropout, first_site=ENCODER_SITE
+        make_layers = partial(
+            TransformerLayers,
+            width=width,
+            num_heads=num_heads,
+            inner_width=inner_width,
+            share=dropout,
+            key_share=attention_dropout,
         )
+        self.encoder_layers = make_layers(encoder_layers, has_source=False, first_site=ENCODER_SITE)
         self.encoder_norm = nn.LayerNorm(width)
-        self.decoder_layers = TransformerLayers(
-            num_layers, **sizes, has_source=True, share=dropout, first_site=DECODER_SITE
-        )
+        self.decoder_layers = make_layers(num_layers, has_source=True, first_site=DECODER_SITE)
         self.decoder_norm = nn.LayerNorm(width)
         self.attention = DotAttention(query_size=width, memory_size=width) if copy_source else None
         self.copy_gate = CopyGate(input_size=2 * width) if copy_source else None

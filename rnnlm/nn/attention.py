@@ -31,7 +31,11 @@ def padding_bias(lengths_B: Tensor, source_length: int, dtype: torch.dtype) -> T
 
 
 class Attention(nn.Module):
-    """Weights over source positions, and the mean of the memory under them. The kinds differ in their scores."""
+    """Weights over source positions, and the mean of the memory under them. The kinds differ in their scores.
+
+    With coverage (See et al. 2017, equations 10 and 11) scores depend on c_t = a_1 + .. + a_{t-1} too, the weights that each
+    position has had so far, with what is learned of it zero at the start.
+    """
 
     def prepare(self, memory_BSM: Tensor, lengths_B: Tensor) -> State:
         """What queries need of a source: `values` [B, S, M], `keys` [B, S, ...] and `bias` [B, S].
@@ -43,13 +47,18 @@ class Attention(nn.Module):
         bias_BS = padding_bias(lengths_B, memory_BSM.shape[1], torch.float32)
         return State({"values": memory_BSM, "keys": self.project_keys(memory_BSM), "bias": bias_BS})
 
-    def forward(self, query_BTH: Tensor, keys: State) -> tuple[Tensor, Tensor]:
+    def forward(self, query_BTH: Tensor, keys: State, covered_BTS: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attend.
+
+        Args:
+            query_BTH: the queries.
+            keys: what `prepare` gave.
+            covered_BTS: c of each query, where the attention has coverage.
 
         Returns:
             Context [B, T, M] and weights [B, T, S]. Weights are exactly zero at padding; rows sum to one.
         """
-        scores_BTS = self.scores(query_BTH, keys["keys"])
+        scores_BTS = self.scores(query_BTH, keys["keys"], covered_BTS)
         weights_BTS = torch.softmax(scores_BTS + keys["bias"][:, None], dim=-1)
         return torch.bmm(weights_BTS.to(keys["values"].dtype), keys["values"]), weights_BTS
 
@@ -58,34 +67,40 @@ class Attention(nn.Module):
         """The part of the scores that depends on the source alone."""
 
     @abstractmethod
-    def scores(self, query_BTH: Tensor, keys_BSA: Tensor) -> Tensor:
+    def scores(self, query_BTH: Tensor, keys_BSA: Tensor, covered_BTS: Tensor | None = None) -> Tensor:
         """Unmasked scores [B, T, S]."""
 
 
 class DotAttention(Attention):
-    """score(h, m) = h^T W m: "general" of Luong et al. (2015), with keys W m computed once.
+    """score(h, m) = h^T W m: "general" of Luong et al. (2015), with keys W m computed once; with coverage h^T W m + w c.
 
     Args:
         query_size: H.
         memory_size: M.
+        coverage: whether scores depend on coverage.
     """
 
-    def __init__(self, *, query_size: int, memory_size: int) -> None:
+    def __init__(self, *, query_size: int, memory_size: int, coverage: bool = False) -> None:
         super().__init__()
         self.key = nn.Linear(memory_size, query_size, bias=False)
+        self.coverage = nn.Parameter(torch.zeros(())) if coverage else None
 
     def project_keys(self, memory_BSM: Tensor) -> Tensor:
         """W m, [B, S, H]."""
         keys_BSH: Tensor = self.key(memory_BSM)
         return keys_BSH
 
-    def scores(self, query_BTH: Tensor, keys_BSA: Tensor) -> Tensor:
+    def scores(self, query_BTH: Tensor, keys_BSA: Tensor, covered_BTS: Tensor | None = None) -> Tensor:
         """Unmasked scores [B, T, S]."""
-        return torch.bmm(query_BTH, keys_BSA.transpose(1, 2))
+        scores_BTS = torch.bmm(query_BTH, keys_BSA.transpose(1, 2))
+        if self.coverage is not None:
+            assert covered_BTS is not None
+            scores_BTS = scores_BTS + self.coverage * covered_BTS
+        return scores_BTS
 
 
 class AdditiveAttention(Attention):
-    """score(h, m) = v^T tanh(W h + U m + b), of Bahdanau et al. (2015).
+    """score(h, m) = v^T tanh(W h + U m + b), of Bahdanau et al. (2015); with coverage v^T tanh(W h + U m + w c + b).
 
     It is computed as 2 v^T sigmoid(2 (W h + U m + b)), which differs by the constant sum(v) that softmax takes out:
     sigmoid is three times as fast as tanh on a CPU.
@@ -93,24 +108,31 @@ class AdditiveAttention(Attention):
     Args:
         query_size: H, which is A too.
         memory_size: M.
+        coverage: whether scores depend on coverage.
     """
 
-    def __init__(self, *, query_size: int, memory_size: int) -> None:
+    def __init__(self, *, query_size: int, memory_size: int, coverage: bool = False) -> None:
         super().__init__()
         self.query = nn.Linear(query_size, query_size, bias=False)
         self.key = nn.Linear(memory_size, query_size)
         self.score = nn.Parameter(torch.empty(query_size).uniform_(-1, 1) * query_size**-0.5)
+        self.coverage = nn.Parameter(torch.zeros(query_size)) if coverage else None
 
     def project_keys(self, memory_BSM: Tensor) -> Tensor:
         """2 (U m + b), [B, S, A]."""
         keys_BSA: Tensor = self.key(memory_BSM)
         return 2 * keys_BSA
 
-    def scores(self, query_BTH: Tensor, keys_BSA: Tensor) -> Tensor:
+    def scores(self, query_BTH: Tensor, keys_BSA: Tensor, covered_BTS: Tensor | None = None) -> Tensor:
         """Unmasked scores [B, T, S]."""
         query_BTA = 2 * self.query(query_BTH)
+        if self.coverage is not None:
+            assert covered_BTS is not None
+            # Every query has keys of its own, as a row by itself.
+            keys_BTSA = keys_BSA[:, None] + (2 * covered_BTS[..., None] * self.coverage).to(keys_BSA.dtype)
+            query_BTA, keys_BSA = query_BTA.flatten(0, 1)[:, None], keys_BTSA.flatten(0, 1)
         scores_BTS: Tensor = _AdditiveScores.apply(query_BTA, keys_BSA, (2 * self.score).to(query_BTA.dtype))
-        return scores_BTS
+        return scores_BTS.view(*query_BTH.shape[:2], -1)
 
 
 class _AdditiveScores(torch.autograd.Function):

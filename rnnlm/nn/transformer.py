@@ -11,11 +11,15 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from rnnlm.nn.dropout import MaskContext, dropout
+from rnnlm.nn.dropout import MaskContext, dropout, locked_mask
 from rnnlm.nn.state import State
 
 _LOWEST_FREQUENCY = 1e-4
 """Of the rotation, in radians a position; the highest is 1."""
+_UNSEEN = -1e4
+"""Added to the score of a dropped key. It is finite, so that a token all of whose keys are dropped sees them all."""
+_ATTENTION_SITE = 100_000
+"""Places of dropout on attention: so much beyond those of the features."""
 
 
 class Rotation(NamedTuple):
@@ -50,22 +54,55 @@ def rotation(position_B: Tensor, length: int, head_size: int) -> Rotation:
     return Rotation(cos_b * cos_t - sin_b * sin_t, sin_b * cos_t + cos_b * sin_t)
 
 
+class KeyDropout:
+    """Dropout on attention: each head of a row does not see a share of the keys, in a training step the same for all queries.
+
+    The weights of the others still sum to one. It is the column variant of Zehui et al., "DropAttention" (2019),
+    https://arxiv.org/abs/1907.11065. A mask for every query and key would be as many hashes as there are scores, and the
+    generator that torch's kernels draw from would make the masks depend on how a batch is split.
+
+    Args:
+        share: of the keys.
+        site: number of the place in the network.
+    """
+
+    def __init__(self, share: float, site: int) -> None:
+        self.share = share
+        self.site = site
+
+    def __call__(self, num_heads: int, num_keys: int, masks: MaskContext | None) -> Tensor | None:
+        """What is added to scores, [B, H, 1, K]; None: nothing."""
+        if masks is None or not self.share:
+            return None
+        # A key's number comes first, so that padding behind a source changes nothing.
+        kept_BN = locked_mask(num_keys * num_heads, self.share, masks, self.site)
+        unseen_BKH = (kept_BN == 0).view(-1, num_keys, num_heads) * _UNSEEN
+        return unseen_BKH.transpose(1, 2)[:, :, None]
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017) of a window's tokens to themselves and what came before.
 
     Args:
         width: E.
         num_heads: H; E is a multiple of 2 H.
+        drop: keys in training.
     """
 
-    def __init__(self, *, width: int, num_heads: int) -> None:
+    def __init__(self, *, width: int, num_heads: int, drop: KeyDropout) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.drop = drop
         self.read = nn.Linear(width, 3 * width, bias=False)
         self.give = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, x_BTE: Tensor, turn: Rotation, allowed: Tensor | None, cache: State | None = None
+        self,
+        x_BTE: Tensor,
+        turn: Rotation,
+        allowed: Tensor | None,
+        cache: State | None = None,
+        masks: MaskContext | None = None,
     ) -> tuple[Tensor, State]:
         """Attend.
 
@@ -74,6 +111,7 @@ class SelfAttention(nn.Module):
             turn: by the positions of the window.
             allowed: bool [B or 1, 1, T, K]; whether a token sees a key. None: all see all.
             cache: `keys` and `values` [B, K - T, E] of earlier tokens.
+            masks: what dropout depends on.
 
         Returns:
             What is read [B, T, E], and the cache with the window behind it, [B, K, E].
@@ -84,7 +122,8 @@ class SelfAttention(nn.Module):
         if cache is not None:
             key = torch.cat([cache["keys"].to(key.dtype), key], dim=1)
             value_BTE = torch.cat([cache["values"].to(value_BTE.dtype), value_BTE], dim=1)
-        read_BTE = _attend(query, _heads(key, self.num_heads), _heads(value_BTE, self.num_heads), allowed)
+        unseen = self.drop(self.num_heads, key.shape[1], masks)
+        read_BTE = _attend(query, _heads(key, self.num_heads), _heads(value_BTE, self.num_heads), allowed, unseen)
         return self.give(read_BTE), State({"keys": key, "values": value_BTE})
 
 
@@ -94,11 +133,13 @@ class CrossAttention(nn.Module):
     Args:
         width: E.
         num_heads: H.
+        drop: keys in training.
     """
 
-    def __init__(self, *, width: int, num_heads: int) -> None:
+    def __init__(self, *, width: int, num_heads: int, drop: KeyDropout) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.drop = drop
         self.query = nn.Linear(width, width, bias=False)
         self.read = nn.Linear(width, 2 * width, bias=False)
         self.give = nn.Linear(width, width, bias=False)
@@ -108,17 +149,19 @@ class CrossAttention(nn.Module):
         keys, values = self.read(memory_BSE).chunk(2, dim=-1)
         return State({"keys": keys, "values": values})
 
-    def forward(self, x_BTE: Tensor, prepared: State, allowed: Tensor) -> Tensor:
+    def forward(self, x_BTE: Tensor, prepared: State, allowed: Tensor, masks: MaskContext | None = None) -> Tensor:
         """What is read, [B, T, E].
 
         Args:
             x_BTE: the queries.
             prepared: what `prepare` gave.
             allowed: bool [B, 1, 1, S]; whether a position is real.
+            masks: what dropout depends on.
         """
         query = self.query(x_BTE).view(*x_BTE.shape[:2], self.num_heads, -1)
         key, value = (_heads(prepared[name].to(query.dtype), self.num_heads) for name in ("keys", "values"))
-        read_BTE: Tensor = self.give(_attend(query, key, value, allowed))
+        unseen = self.drop(self.num_heads, key.shape[2], masks)
+        read_BTE: Tensor = self.give(_attend(query, key, value, allowed, unseen))
         return read_BTE
 
 
@@ -150,19 +193,29 @@ class TransformerLayer(nn.Module):
         inner_width: of the feed-forward layer.
         has_source: whether there is cross-attention.
         share: of features dropped from what each part adds.
-        first_site: number of the layer's first place of dropout; it has three.
+        key_share: of keys dropped in attention.
+        first_site: number of the layer's first place of dropout; it has three, and two more for attention.
     """
 
     def __init__(
-        self, *, width: int, num_heads: int, inner_width: int, has_source: bool, share: float, first_site: int
+        self,
+        *,
+        width: int,
+        num_heads: int,
+        inner_width: int,
+        has_source: bool,
+        share: float,
+        key_share: float,
+        first_site: int,
     ) -> None:
         super().__init__()
+        own, other = (KeyDropout(key_share, _ATTENTION_SITE + first_site + place) for place in range(2))
         self.share = share
         self.first_site = first_site
         self.self_norm = nn.LayerNorm(width)
-        self.self_attention = SelfAttention(width=width, num_heads=num_heads)
+        self.self_attention = SelfAttention(width=width, num_heads=num_heads, drop=own)
         self.cross_norm = nn.LayerNorm(width) if has_source else None
-        self.cross_attention = CrossAttention(width=width, num_heads=num_heads) if has_source else None
+        self.cross_attention = CrossAttention(width=width, num_heads=num_heads, drop=other) if has_source else None
         self.inner_norm = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width=width, inner_width=inner_width)
 
@@ -189,14 +242,14 @@ class TransformerLayer(nn.Module):
         Returns:
             The window [B, T, E], and the layer's cache.
         """
-        read, cache = self.self_attention(self.self_norm(x_BTE), turn, allowed, cache)
+        read, cache = self.self_attention(self.self_norm(x_BTE), turn, allowed, cache, masks)
         x_BTE = x_BTE + dropout(read, self.share, masks, self.first_site)
         if self.cross_attention is not None and self.cross_norm is not None:
             assert source is not None
             assert source_allowed is not None
             # Rows of one source, as in a beam, ask it together, as if they were tokens of one row.
             query_BTE = self.cross_norm(x_BTE).reshape(source.num_rows, -1, x_BTE.shape[2])
-            read = self.cross_attention(query_BTE, source, source_allowed).view(x_BTE.shape)
+            read = self.cross_attention(query_BTE, source, source_allowed, masks).view(x_BTE.shape)
             x_BTE = x_BTE + dropout(read, self.share, masks, self.first_site + 1)
         inner = self.feed_forward(self.inner_norm(x_BTE))
         return x_BTE + dropout(inner, self.share, masks, self.first_site + 2), cache
@@ -213,6 +266,7 @@ class TransformerLayers(nn.ModuleList):
         inner_width: of the feed-forward layers.
         has_source: whether there is cross-attention.
         share: of features dropped from what each part adds.
+        key_share: of keys dropped in attention.
         first_site: layer l has this place of dropout + 4 l, and the next two.
     """
 
@@ -225,6 +279,7 @@ class TransformerLayers(nn.ModuleList):
         inner_width: int,
         has_source: bool,
         share: float,
+        key_share: float,
         first_site: int,
     ) -> None:
         super().__init__(
@@ -234,6 +289,7 @@ class TransformerLayers(nn.ModuleList):
                 inner_width=inner_width,
                 has_source=has_source,
                 share=share,
+                key_share=key_share,
                 first_site=first_site + 4 * layer,
             )
             for layer in range(num_layers)
@@ -273,9 +329,15 @@ def _heads(x_BKE: Tensor, num_heads: int) -> Tensor:
     return x_BKE.view(*x_BKE.shape[:2], num_heads, -1).transpose(1, 2)
 
 
-def _attend(query_BTHD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, allowed: Tensor | None) -> Tensor:
+def _attend(
+    query_BTHD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, allowed: Tensor | None, unseen: Tensor | None
+) -> Tensor:
     """What is read by all heads, [B, T, E]."""
+    mask = allowed
+    if unseen is not None:
+        unseen = unseen.to(query_BTHD)
+        mask = unseen if allowed is None else torch.where(allowed, unseen, float("-inf"))
     read_BHTD = nn.functional.scaled_dot_product_attention(
-        query_BTHD.transpose(1, 2), key_BHKD, value_BHKD, attn_mask=allowed
+        query_BTHD.transpose(1, 2), key_BHKD, value_BHKD, attn_mask=mask
     )
     return read_BHTD.transpose(1, 2).flatten(2)

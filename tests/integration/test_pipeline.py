@@ -645,6 +645,9 @@ def test_training_goes_on_from_a_registered_model(pairs: Place, first: Reply, tm
     start = f"init.from=models:/{pairs.name}@champion"
     short = ["--workers", "0", "tune.trials=0", "train.max_steps=3"]
 
+    assert pairs.run("train", start, "--check", file=weekly).code == 0
+    for unknown in ("models:/nobody@champion", f"models:/{pairs.name}@nobody", f"models:/{pairs.name}/99"):
+        assert pairs.run("train", f"init.from={unknown}", "--check", file=weekly).code == 2
     for stage in ("ingest", "tokenize_corpus"):
         assert pairs.run(stage, start, file=weekly).code == 0
     reply = pairs.run("train", start, 'init.freeze=["embedding", "encoder"]', *short, file=weekly)

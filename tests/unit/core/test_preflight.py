@@ -13,10 +13,13 @@ import pytest
 
 from rnnlm import cli, experiment, preflight
 from rnnlm.console import Console
+from rnnlm.decoding.generator import Generator
 from rnnlm.errors import UnreachableError, UsageError
 from rnnlm.interrupts import Interrupts
+from rnnlm.models.build import build_model
 from rnnlm.stages import context
 from rnnlm.stages.context import Context, Options, Outcome
+from rnnlm.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[3]
 PAIRS = """
@@ -176,3 +179,46 @@ def test_a_slow_step_is_not_measured_for_long(desk: Path, monkeypatch: pytest.Mo
 )
 def test_durations(seconds: float, said: str) -> None:
     assert preflight.duration(seconds) == said
+
+
+@pytest.fixture
+def package(desk: Path) -> str:
+    """The folder of a model of small.toml's sizes and of another vocabulary."""
+    described = experiment.load("small.toml")
+    tokenizer = Tokenizer.train(["line of the corpus 0123456789 x\n"], kind="char", vocab_size=300, min_frequency=1)
+    model = build_model(described.model, tokenizer.vocab_size)
+    Generator(model, described.model, tokenizer, task="text", decode=described.decode).save(desk / "model")
+    return "init.from=model"
+
+
+def test_the_model_to_begin_with_is_looked_at(desk: Path, package: str, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(desk.iterdir())
+    assert checked("small.toml", package) == 0
+    told = found(capfd.readouterr().out.splitlines())
+    assert told["begins"].startswith("with model, ")
+    assert told["tokens"].endswith("vocabulary of 29")
+    assert sorted(desk.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("init.from=nothing", "nothing: no such folder"),
+        ("init.from=models:/pets@champion", "no model is registered at sqlite:///"),
+        ("tokenizer.kind=bpe", "was trained with tokenizer.kind = 'char', this experiment has 'bpe'"),
+        ("data.normalize.lowercase=true", "was trained with data.normalize = "),
+        ("model.hidden_size=9", "is another model than [model] describes ("),
+    ],
+)
+def test_a_model_that_does_not_fit(
+    desk: Path, package: str, changed: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [changed] if changed.startswith("init") else [package, changed]
+    if changed.startswith("model"):
+        overrides.append("model.tie_embeddings=false")
+    before = sorted(desk.iterdir())
+    assert checked("small.toml", *overrides) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert message in err
+    assert sorted(desk.iterdir()) == before

@@ -15,9 +15,12 @@ import pytest
 from rnnlm import artifacts, assemble, experiment
 from rnnlm.console import Console
 from rnnlm.data.shards import read_tokens
-from rnnlm.errors import RnnlmError, UsageError
+from rnnlm.errors import ConfigError, RnnlmError, UsageError
+from rnnlm.evaluation import costs
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupts
+from rnnlm.models.matching import TOLERANCE, layer_parameters
+from rnnlm.models.stack import CELLS
 from rnnlm.package import load_package
 from rnnlm.stages import compare, evaluate, ingest, register, run_all, tokenize_corpus, train, tune
 from rnnlm.stages.context import Context, Options
@@ -198,6 +201,95 @@ def test_experiments_side_by_side(make: Make, desk: Path, capsys: pytest.Capture
         compare.run(context, [chosen[0], chosen[0]])
     with pytest.raises(UsageError, match="different tasks"):
         compare.run(context, [chosen[0], make("small.toml").experiment])
+
+
+TEXT = """
+task = "text"
+data.train = "corpus.txt"
+data.test_share = 0.2
+tokenizer.kind = "char"
+[model]
+embedding_size = 8
+hidden_size = 64
+num_layers = 1
+tie_embeddings = false
+[train]
+lanes = 2
+bptt_length = 8
+max_steps = 2
+[evaluate]
+samples = 0
+"""
+TINY_TRANSFORMER = """
+kind = "transformer"
+width = 8
+num_heads = 2
+num_layers = 1
+context_length = 8
+"""
+
+
+def test_cells_and_a_transformer_at_equal_parameters(
+    make: Make, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(costs, "_TOKENS", {costs.STREAM: 3, costs.BATCH: 2})
+    (desk / "chars.toml").write_text(TEXT)
+    head, _, tail = TEXT.partition("[model]")
+    (desk / "other.toml").write_text(f"{head}[model]{TINY_TRANSFORMER}[train]{tail.partition('[train]')[2]}")
+    variants = [f"model.cell={cell} model.num_layers=2" for cell in CELLS]
+    chosen = compare.members(["chars.toml", "other.toml"], ["train.max_steps=1"], variants)
+    called = [*(f"chars-{cell}" for cell in CELLS), "other"]
+    assert [each.name for each in chosen] == called
+    assert {each.train.max_steps for each in chosen} == {1}
+    wanted = layer_parameters(experiment.load("chars.toml").model)
+    assert all(abs(layer_parameters(each.model) / wanted - 1) <= TOLERANCE for each in chosen)
+
+    context = make("chars.toml").with_experiment(chosen[0])
+    compare.run(context, chosen[:2])  # stopped after two
+    outcome = compare.run(context, chosen)
+    assert not outcome.skipped
+    assert list(outcome.metrics) == [f"{name}/test/bits_per_byte" for name in called]
+    rows = json.loads(Path(outcome.artifacts["table"]).read_text())
+    for row in rows:
+        assert row[costs.STREAM] > 0
+        assert row[costs.BATCH] > 0
+        assert row[costs.held_key(1_000)] == row[costs.held_key(100_000)] > 0
+    assert rows[-1][costs.full_cache_key(100_000)] > 20 * rows[-1][costs.full_cache_key(1_000)] > 0
+    assert costs.full_cache_key(1_000) not in rows[0]
+    assert Path(outcome.artifacts["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert "by_length" not in outcome.artifacts
+    summary = Path(outcome.artifacts["summary"]).read_text()
+    assert "| chars-minlstm |" in summary
+    assert "full cache at 100k, MB" in capsys.readouterr().out
+    again = compare.run(context, chosen)
+    assert again.skipped
+    assert (again.artifacts, again.metrics) == (outcome.artifacts, outcome.metrics)
+
+
+def test_attention_by_length_of_the_source(make: Make, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = PAIRS.replace("hidden_size = 8", "hidden_size = 64").replace("[model]", "[model]\ncopy_source = false")
+    (desk / "pairs.toml").write_text(wide)
+    chosen = compare.members(["pairs.toml"], [], [f"model.attention={kind}" for kind in ("none", "dot", "additive")])
+    outcome = compare.run(make("pairs.toml").with_experiment(chosen[0]), chosen)
+    rows = json.loads(Path(outcome.artifacts["table"]).read_text())
+    assert [row["experiment"] for row in rows] == ["pairs-none", "pairs-dot", "pairs-additive"]
+    assert rows[0]["lengths"][0].keys() == {"shortest", "longest", "num_rows", "value"}
+    assert Path(outcome.artifacts["by_length"]).read_bytes().startswith(b"\x89PNG")
+    assert "words |" in Path(outcome.artifacts["summary"]).read_text()
+    assert "words" in capsys.readouterr().out
+
+
+def test_comparisons_that_make_no_sense(make: Make) -> None:
+    with pytest.raises(UsageError, match="at least one EXPERIMENT"):
+        compare.members([], [])
+    with pytest.raises(UsageError, match="should be PATH=VALUE"):
+        compare.members(["pairs.toml"], [], ["model.cell"])
+    with pytest.raises(UsageError, match="should be PATH=VALUE"):
+        compare.members(["pairs.toml"], [], [""])
+    with pytest.raises(ConfigError, match="attention"):
+        compare.members(["pairs.toml"], [], ["model.attention=loud"])
+    with pytest.raises(UsageError, match="no width gives"):
+        compare.members(["pairs.toml"], [], ["model.embedding_size=4000"])
 
 
 def test_another_mlflow_gets_everything_again(make: Make, memory_tracking: Any) -> None:

@@ -1,8 +1,10 @@
 import struct
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
+from rnnlm.evaluation import costs
 from rnnlm.evaluation.baselines import Baseline
 from rnnlm.evaluation.plots import (
     _thinned,
@@ -11,6 +13,7 @@ from rnnlm.evaluation.plots import (
     comparison_png,
     curves_png,
     length_bars_png,
+    lengths_png,
     report_pngs,
 )
 from rnnlm.evaluation.report import LengthBin, Report
@@ -93,3 +96,10 @@ def test_a_comparison_of_one_or_many():
     width, height = size(comparison_png([row], "test/bleu"))
     assert size(comparison_png([row | {"experiment": str(number)} for number in range(9)], "test/bleu"))[0] == width
     assert height > 400
+    writes = {costs.STREAM: 900.0, costs.BATCH: 9_000.0} | {costs.held_key(length): 8.0 for length in costs.LENGTHS}
+    assert size(comparison_png([row | writes, row | writes], "test/bleu"))[1] > height
+
+
+def test_lengths_of_several_experiments():
+    rows = [{"experiment": name, "lengths": [asdict(each) for each in BINS]} for name in "ab"]
+    assert size(lengths_png(rows, "test/bleu")) == size(lengths_png(rows[:1], "test/bleu"))

@@ -223,3 +223,28 @@ def test_state_is_saved_selected_and_restored() -> None:
     expected, _ = model.token_nats(inputs, targets, state)
     got, _ = model.token_nats(inputs[rows], targets[rows], restored.select(rows))
     torch.testing.assert_close(got, expected[rows], rtol=1e-5, atol=1e-5)
+
+
+def test_no_prediction_at_or_before_a_token_moves_with_it(model: RecurrentLanguageModel) -> None:
+    inputs, targets = _window()
+    changed = inputs.clone()
+    changed[:, 4] = changed[:, 4] % 19 + 1
+    before, _ = model.token_nats(inputs, targets, model.init_state(4))
+    after, _ = model.token_nats(changed, targets, model.init_state(4))
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.equal(before[:, 4:], after[:, 4:])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_loss_in_bf16_is_within_one_percent_of_fp32(cell: str) -> None:
+    model = _model(cell=cell, num_layers=3)
+    inputs, targets = _window()
+    masks = MaskContext(seed=1, step=2, rows=torch.arange(4))
+    state = model.init_state(4).map(torch.randn_like)
+    _, exact, _ = model.loss(inputs, targets, state, masks=masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        objective, nats, after = model.loss(inputs, targets, state, masks=masks)
+    objective.backward()
+    torch.testing.assert_close(nats, exact, rtol=0.01, atol=0)
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())

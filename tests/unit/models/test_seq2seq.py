@@ -3,7 +3,9 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from rnnlm.models.config import Seq2SeqConfig
 from rnnlm.models.recurrent_seq2seq import RecurrentSeq2Seq
 from rnnlm.models.stack import CELLS
 from rnnlm.nn.dropout import MaskContext
@@ -59,13 +61,18 @@ VARIANTS = [
     {"attention": "additive", "decoder_layers": 3, "hidden_size": 8},
     {"attention": "dot", "input_feeding": True},
     {"attention": "none", "copy_source": False, "input_feeding": True, "decoder_layers": 1},
+    {"attention": "additive", "input_feeding": True, "coverage": True},
+    {"attention": "dot", "input_feeding": True, "coverage": True, "decoder_layers": 1},
     *({"cell": cell} for cell in CELLS),
 ]
 
 
 @pytest.fixture(params=VARIANTS, ids=str)
 def model(request: pytest.FixtureRequest) -> RecurrentSeq2Seq:
-    return _model(**request.param)
+    model = _model(**request.param)
+    if model.coverage:
+        torch.nn.init.uniform_(model.attention.coverage, 0.5, 1.5)
+    return model
 
 
 def test_steps_equal_the_whole_target(model: RecurrentSeq2Seq) -> None:
@@ -148,8 +155,9 @@ def test_beams_of_a_source_share_its_memory(model: RecurrentSeq2Seq) -> None:
     torch.testing.assert_close(shared, copied, rtol=1e-5, atol=1e-5)
 
 
-def test_state_and_gradient_are_finite_in_bf16_autocast() -> None:
-    model = _model()
+@pytest.mark.parametrize("changes", [{}, {"attention": "additive", "input_feeding": True, "coverage": True}])
+def test_state_and_gradient_are_finite_in_bf16_autocast(changes: dict[str, object]) -> None:
+    model = _model(**changes)
     with torch.autocast("cpu", torch.bfloat16):
         objective, _ = model.loss(*_pairs(), masks=MaskContext(0, 0, torch.arange(5)))
     objective.backward()
@@ -237,3 +245,41 @@ def test_input_feeding_reads_the_last_output() -> None:
     torch.testing.assert_close(whole.features[:, :1], decoding.features)
     unfed = type(after)({**after, "fed": torch.zeros_like(after["fed"])})
     assert not torch.allclose(model.decode_step(inputs[:, 1], unfed, memory)[0].features, whole.features[:, 1:2])
+
+
+@pytest.mark.parametrize("kind", ["additive", "dot"])
+def test_attention_reads_where_it_was(kind: str) -> None:
+    """The weights by See et al. (2017), equations 10 and 11, written out."""
+    model = _model(attention=kind, input_feeding=True, coverage=True, dropout=0.0)
+    plain = _model(attention=kind, input_feeding=True, dropout=0.0)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k != "attention.coverage"})
+    sources, lengths, inputs, _ = pairs = _pairs()
+    torch.testing.assert_close(model.token_nats(*pairs), plain.token_nats(*pairs))  # nothing is learned of it yet
+
+    attention = model.attention
+    with torch.no_grad():
+        attention.coverage.uniform_(0.5, 1.5)
+    memory = model.encode(sources, lengths)
+    state = model.init_state(memory)
+    assert (state["covered"] == 0).all()
+    covered = torch.zeros(sources.shape)
+    for t in range(3):
+        decoding, after = model.decode_step(inputs[:, t], state, memory)
+        query = after["0.hidden"][:, None]
+        if kind == "dot":
+            scores = (query * memory["keys"]).sum(-1) + attention.coverage * covered
+        else:
+            inner = attention.query(query) + memory["keys"] / 2 + covered[..., None] * attention.coverage
+            scores = torch.tanh(inner) @ attention.score
+        weights = torch.softmax(scores + memory["bias"], -1)
+        torch.testing.assert_close(decoding.weights[:, 0], weights, rtol=1e-4, atol=1e-5)
+        covered = covered + weights
+        torch.testing.assert_close(after["covered"], covered, rtol=1e-4, atol=1e-5)
+        state = after
+    assert not torch.allclose(model.token_nats(*pairs), plain.token_nats(*pairs))
+
+
+def test_coverage_needs_attention_that_goes_step_by_step() -> None:
+    for changes in ({"input_feeding": False}, {"attention": "none", "copy_source": False}):
+        with pytest.raises(ValidationError, match="coverage: needs attention and input_feeding"):
+            Seq2SeqConfig(**{"coverage": True, "input_feeding": True, **changes})

@@ -8,7 +8,7 @@ from rnnlm.models.config import TransformerConfig
 from rnnlm.models.transformer_lm import TransformerLanguageModel
 from rnnlm.models.transformer_seq2seq import TransformerSeq2Seq
 from rnnlm.nn.dropout import MaskContext, dropout
-from rnnlm.nn.transformer import rotation, sliding_window
+from rnnlm.nn.transformer import KeyDropout, SelfAttention, rotation, sliding_window
 
 SMALL = {"width": 8, "num_heads": 2, "inner_width": 12, "num_layers": 2}
 
@@ -147,3 +147,85 @@ def test_parameters_and_shares_of_the_config() -> None:
     assert plain.copy_gate is None
     with pytest.raises(ValueError, match="multiple of 2"):
         TransformerConfig(width=10, num_heads=4)
+
+
+def test_dropped_keys_are_not_seen_by_any_query_of_a_head() -> None:
+    drop = KeyDropout(0.6, 7)
+    masks = MaskContext(seed=1, step=2, rows=torch.tensor([3, 4]))
+    unseen = drop(2, 9, masks)
+    assert unseen.shape == (2, 2, 1, 9)
+    assert set(unseen.unique().tolist()) == {-1e4, 0.0}
+    assert torch.equal(drop(2, 6, masks), unseen[..., :6])  # whatever padding there is
+    assert drop(2, 9, None) is None
+    assert drop(64, 500, masks).ne(0).float().mean() == pytest.approx(0.6, abs=0.01)
+
+    attention = SelfAttention(width=8, num_heads=2, drop=drop)
+    x, turn = torch.randn(2, 9, 8), rotation(torch.zeros(1, dtype=torch.int64), 9, 4)
+    before, _ = attention(x, turn, None, masks=masks)
+    hidden = unseen[0, :, 0].lt(0).all(0).nonzero().flatten().tolist()
+    assert hidden, "a key that neither head sees"
+    changed = x.clone()
+    changed[0, hidden[0]] += 1
+    after, _ = attention(changed, turn, None, masks=masks)
+    moved = (after - before)[0].abs().amax(-1) > 0
+    assert moved.tolist() == [place == hidden[0] for place in range(9)]
+
+
+def test_a_token_all_of_whose_keys_are_dropped_sees_those_that_it_may() -> None:
+    attention = SelfAttention(width=8, num_heads=2, drop=KeyDropout(0.999999, 7))
+    x, turn = torch.randn(1, 3, 8), rotation(torch.zeros(1, dtype=torch.int64), 3, 4)
+    allowed = torch.ones(3, 3, dtype=torch.bool).tril()[None, None]
+    dropped, _ = attention(x, turn, allowed, masks=MaskContext(0, 0, torch.tensor([1])))
+    whole, _ = attention(x, turn, allowed)
+    torch.testing.assert_close(dropped, whole, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [2], [3, 1]])
+def test_a_row_drops_the_same_keys_in_any_batch(rows: list[int]) -> None:
+    model = _pair_model(dropout=0.2, attention_dropout=0.3)
+    sources, lengths, tokens = _tokens(4, 5), torch.tensor([5, 3, 4, 5]), _tokens(4, 6, seed=3)
+    sources[torch.arange(5) >= lengths[:, None]] = 0
+
+    def nats(chosen: list[int]) -> torch.Tensor:
+        at = torch.tensor(chosen)
+        most = int(lengths[at].max())
+        masks = MaskContext(seed=1, step=2, rows=at)
+        return model.loss(sources[at, :most], lengths[at], tokens[at, :-1], tokens[at, 1:], masks=masks)[0]
+
+    torch.testing.assert_close(nats(rows), torch.stack([nats([row]) for row in rows]).sum())
+    assert not torch.isclose(nats([0, 1, 2, 3]), model.loss(sources, lengths, tokens[:, :-1], tokens[:, 1:])[0])
+
+
+def test_a_longer_context_makes_the_cache_a_full_one() -> None:
+    """Weights of a window of 5 read 30 tokens as a model that sees all of them at once."""
+    model = _language_model(attention_dropout=0.1)
+    tokens = _tokens(2, 30)
+    windowed = model.init_state(2)
+    model.context_length = 31
+    state, outputs = model.init_state(2), []
+    for t in range(30):
+        hidden, state = model.hidden_step(tokens[:, t], state)
+        outputs.append(hidden)
+    whole = _language_model(context_length=64)
+    expected, _ = whole(tokens, whole.init_state(2))
+    torch.testing.assert_close(torch.stack(outputs, 1), expected, rtol=1e-4, atol=1e-5)
+    assert state["0.keys"].shape == (2, 30, 8)
+    assert windowed["0.keys"].shape == (2, 4, 8)
+
+
+def test_in_bf16_both_models_stay_close_to_fp32() -> None:
+    model, tokens = _language_model(attention_dropout=0.2, dropout=0.1), _tokens(3, 13)
+    masks = MaskContext(0, 1, torch.arange(3))
+    _, exact, _ = model.loss(tokens[:, :-1], tokens[:, 1:], model.init_state(3), masks=masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        objective, nats, state = model.loss(tokens[:, :-1], tokens[:, 1:], model.init_state(3), masks=masks)
+    objective.backward()
+    torch.testing.assert_close(nats, exact, rtol=0.01, atol=0)
+    assert state["0.keys"].dtype == torch.float32
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    pairs = _pair_model(attention_dropout=0.2)
+    given = (_tokens(3, 6), torch.tensor([6, 2, 4]), _tokens(3, 5), _tokens(3, 5, seed=4))
+    _, exact = pairs.loss(*given, masks=masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, nats = pairs.loss(*given, masks=masks)
+    torch.testing.assert_close(nats, exact, rtol=0.01, atol=0)
