@@ -2,8 +2,8 @@
 
     make bench-startup
 
-Milliseconds of wall-clock time from start to end, the median of so many runs: `--help`, a misspelt key, `import rnnlm`, and `run_all` of
-an experiment that is done, which does nothing but find that out.
+Milliseconds of wall-clock time from start to end, the median of some runs: `--help`, a misspelt key, `import rnnlm`, and
+`run_all` of an experiment that is done, which does nothing but find that out.
 """
 
 import argparse
