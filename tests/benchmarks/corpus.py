@@ -40,7 +40,7 @@ from rnnlm.storage import Store  # noqa: E402
 from rnnlm.text.config import TokenizerConfig  # noqa: E402
 from rnnlm.text.tokenizer import Tokenizer  # noqa: E402
 
-_TURNS = 5
+_TURNS = 3
 _BATCH = 10_000
 """Texts a call of the library: of the sizes tried, the one at which it is fastest."""
 
@@ -154,26 +154,24 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="a folder on a disk with room for four times the text")
     given = parser.parse_args()
     found = pairs(given.data)
-    figures: dict[str, Any] = {"text": "synthetic" if given.data is None else given.data.name}
+    text = "synthetic" if given.data is None else given.data.name
     if given.speed:
         with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
             row = speed(write(found, given.speed, Path(folder)), given.speed, Path(folder))
-        figures["speed"] = row
         print(
             f"{row['megabytes']} MB, one core: ingest {row['ingest_mb_s']} MB/s, encoding {row['encode_mb_s']} MB/s, "
             f"the library alone {row['library_mb_s']} MB/s: {row['ratio']} of it"
         )
-    figures["memory"] = []
+        keep(f"corpus speed, {text}", row)
     for size in given.sizes:
         with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
             row = memory(write(found, size, Path(folder)), size, Path(folder))
-        figures["memory"].append(row)
         for stage in ("ingest", "tokenize_corpus"):
             print(
                 f"{size:>6} MB {stage:<16} {row[f'{stage}_s']:>7} s {row[f'{stage}_cpu_s']:>7} s of processors "
                 f"{row[f'{stage}_peak_mb']:>6} MB at most"
             )
-    keep(f"corpus, {figures['text']}", figures)
+        keep(f"corpus memory, {text}, {size} MB", row)
 
 
 if __name__ == "__main__":
