@@ -11,7 +11,7 @@ DATA ?= ../shared/data
 PEERS := .venv-peers
 JOBS ?= a b c d e
 
-.PHONY: help install demo test faults check format long results bench bench-peers clean
+.PHONY: help install demo test faults check format long results bench bench-corpus bench-startup bench-scaling bench-peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make faults  kill the chain at every point where something becomes visible, and start it again"
 	@echo "make check   lint, types, import contracts"
 	@echo "make bench   speed of training and decoding, beside the machine's limits; beside peers after make bench-peers"
+	@echo "make bench-corpus, bench-startup, bench-scaling   reading and encoding text; starting up; two workers beside one"
 	@echo "make long NAME=x DATA=folder SEEDS=0,1,2      run a benchmark experiment, or a comparison; resumable"
 	@echo "make results write the table of what make long has measured into the README"
 
@@ -62,6 +63,9 @@ results: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py $(JOBS) $(OPTIONS)
+
+bench-corpus bench-startup bench-scaling: install
+	$(BIN)/python tests/benchmarks/$(@:bench-%=%).py $(OPTIONS)
 
 # Other people's code, in an environment of its own: some of it asks for older versions of everything.
 bench-peers:

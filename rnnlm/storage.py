@@ -119,7 +119,7 @@ class Store:
         except ValueError as error:
             raise RnnlmError(f"{self.path(name)}: not valid JSON ({error})") from None
 
-    def write_bytes(self, name: str, data: bytes) -> None:
+    def write_bytes(self, name: str, data: bytes | memoryview) -> None:
         """Write a file in one go: a reader sees the old content or the new, never a part."""
         if self._folder is not None:
             target = self._folder / name
@@ -301,7 +301,7 @@ class Store:
         with self._reaching(name):
             _uninterrupted(self._upload_object, local, name)
 
-    def _write_object(self, name: str, data: bytes) -> None:
+    def _write_object(self, name: str, data: bytes | memoryview) -> None:
         filesystem, base = self._filesystem()
         with filesystem.open_output_stream(f"{base}/{name}") as stream:
             faults.point("store.write")
@@ -441,7 +441,7 @@ def _uninterrupted(work: Callable[..., None], *arguments: Any) -> None:
         raise errors[0]
 
 
-def _write_through(path: Path, data: bytes) -> None:
+def _write_through(path: Path, data: bytes | memoryview) -> None:
     """Write a file down to the disk."""
     with path.open("wb") as stream:
         stream.write(data)

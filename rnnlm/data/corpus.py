@@ -9,18 +9,18 @@ Columns of text: `id, text, num_bytes, in_train, tags`; of pairs: `id, source, t
 """
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rnnlm.data.units import Reject, Unit
+from rnnlm.data.units import Reject
 from rnnlm.errors import RnnlmError
 from rnnlm.storage import Store, sha256_file, trusting
 
@@ -101,20 +101,33 @@ class SplitWriter:
         self._store, self._split, self._schema = store, split, schema
         self._path = scratch / f"{split}.parquet"
         self._writer: pq.ParquetWriter | None = None
-        self._units: list[Unit] = []
-        self._in_train: list[bool] = []
-        self._group_chars = self._file_bytes = self._file_units = 0
+        self._texts = [name for name in schema.names if name in ("text", "source", "target")]
+        self._held: list[pa.RecordBatch] = []
+        self._held_chars = self._held_rows = 0
+        self._file_bytes = self._file_units = 0
         self._digests = [_ColumnDigest() for _ in schema]
 
-    def add(self, unit: Unit, *, in_train: bool) -> None:
-        """Write one unit."""
-        self._units.append(unit)
-        self._in_train.append(in_train)
-        self._group_chars += len(unit.source) + len(unit.target or "")
-        if self._group_chars >= ROW_GROUP_BYTES or len(self._units) >= ROW_GROUP_ROWS:
-            self._write_group()
-            if self._file_bytes >= FILE_BYTES:
-                self._finish_file()
+    def add(self, units: pa.RecordBatch, in_train: np.ndarray) -> None:
+        """Write some units.
+
+        Args:
+            units: has all columns but `num_bytes` and `in_train`; others are left out.
+            in_train: for each, bool.
+        """
+        batch = self._completed(units, in_train)
+        chars = np.cumsum(sum(pc.utf8_length(batch.column(name)).to_numpy() for name in self._texts))
+        start, before = 0, 0
+        while start < len(chars):
+            full = int(np.searchsorted(chars, before + ROW_GROUP_BYTES - self._held_chars)) + 1
+            stop = min(full, start + ROW_GROUP_ROWS - self._held_rows, len(chars))
+            self._held.append(batch.slice(start, stop - start))
+            self._held_rows += stop - start
+            self._held_chars += int(chars[stop - 1]) - before
+            start, before = stop, int(chars[stop - 1])
+            if self._held_chars >= ROW_GROUP_BYTES or self._held_rows >= ROW_GROUP_ROWS:
+                self._write_group()
+                if self._file_bytes >= FILE_BYTES:
+                    self._finish_file()
 
     def close(self) -> SplitOutput:
         """Finish the last file. The split's counts and files."""
@@ -125,33 +138,29 @@ class SplitWriter:
         return self.output
 
     def _write_group(self) -> None:
-        if not self._units:
+        if not self._held:
             return
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd", compression_level=1)
-        batch = self._batch()
+        batch = pa.concat_batches(self._held)
         self._writer.write_batch(batch)
         for digest, column in zip(self._digests, batch.columns, strict=True):
             digest.update(column)
         self._count(batch)
-        self._units, self._in_train, self._group_chars = [], [], 0
+        self._held, self._held_chars, self._held_rows = [], 0, 0
 
-    def _batch(self) -> pa.RecordBatch:
-        """The units that are held, as columns."""
-        ids, sources, targets, tags = zip(
-            *((unit.id, unit.source, unit.target, unit.tags) for unit in self._units), strict=True
-        )
-        texts = [pa.array(sources, pa.large_string())]
-        if "target" in self._schema.names:
-            texts.append(pa.array(targets, pa.large_string()))
-        ended = pc.ends_with(texts[-1], "\n").cast(pa.int64())
-        num_bytes = pc.subtract(pc.add(pc.binary_length(texts[-1]), 1), ended)
-        columns = [pa.array(ids, pa.string()), *texts, num_bytes, pa.array(self._in_train), pa.array(tags, pa.string())]
+    def _completed(self, units: pa.RecordBatch, in_train: np.ndarray) -> pa.RecordBatch:
+        """The units with all columns of the schema."""
+        measured = units.column(self._texts[-1])
+        ended = pc.ends_with(measured, "\n").cast(pa.int64())
+        num_bytes = pc.subtract(pc.add(pc.binary_length(measured), 1), ended)
+        added = {"num_bytes": num_bytes, "in_train": pa.array(in_train)}
+        columns = [added[name] if name in added else units.column(name) for name in self._schema.names]
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
     def _count(self, batch: pa.RecordBatch) -> None:
         output = self.output
-        texts = [batch.column(name) for name in self._schema.names if name in ("text", "source", "target")]
+        texts = [batch.column(name) for name in self._texts]
         size = sum(_total(pc.binary_length(text)) for text in texts)
         output.units += batch.num_rows
         output.num_bytes += _total(batch.column("num_bytes"))
@@ -187,11 +196,10 @@ class _ColumnDigest:
     def update(self, column: pa.Array) -> None:
         """Add the values of a batch."""
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            lengths = pc.binary_length(column).cast(pa.int64())
-            size = _total(lengths)
-            assert column.offset == 0, "a fresh array begins where its buffer does"
-            self._content.update(memoryview(column.buffers()[2])[:size] if size else b"")
-            column = lengths
+            offsets = np.frombuffer(column.buffers()[1], "<i8" if pa.types.is_large_string(column.type) else "<i4")
+            start, stop = offsets[column.offset], offsets[column.offset + len(column)]
+            self._content.update(memoryview(column.buffers()[2])[start:stop] if start < stop else b"")
+            column = pc.binary_length(column)
         self._lengths.update(column.cast(pa.int64()).to_numpy().tobytes())
 
     def hexdigest(self) -> str:
@@ -204,12 +212,16 @@ def _total(column: pa.Array) -> int:
 
 
 class CorpusWriter:
-    """Writes a corpus: units by split, and rejects. Use as a context; `close` gives what was written."""
+    """Writes a corpus: units by split, and rejects. Use as a context.
 
-    def __init__(self, store: Store, *, is_text: bool) -> None:
+    Args:
+        store: the corpus.
+        scratch: a local folder for unfinished files.
+        is_text: whether the units are documents, else pairs.
+    """
+
+    def __init__(self, store: Store, scratch: Path, *, is_text: bool) -> None:
         self._store = store
-        self._folder = tempfile.TemporaryDirectory(prefix="rnnlm-ingest-")
-        scratch = Path(self._folder.name)
         schema = TEXT_SCHEMA if is_text else PAIR_SCHEMA
         self._splits = {split: SplitWriter(store, split, schema, scratch) for split in OUTPUT_SPLITS}
         self._rejects: list[tuple[str, Reject]] = []
@@ -223,11 +235,10 @@ class CorpusWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._rejects_writer.close()
-        self._folder.cleanup()
 
-    def add(self, split: str, unit: Unit, *, in_train: bool = False) -> None:
-        """Write one unit into a split."""
-        self._splits[split].add(unit, in_train=in_train)
+    def add(self, split: str, units: pa.RecordBatch, in_train: np.ndarray) -> None:
+        """Write units into a split; see `SplitWriter.add`."""
+        self._splits[split].add(units, in_train)
 
     def reject(self, split: str, reject: Reject) -> None:
         """Write one reject, under the split that it was read for."""

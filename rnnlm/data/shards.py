@@ -169,8 +169,8 @@ def _is_whole(path: Path, shard: Mapping[str, Any]) -> bool:
     return bool(path.stat().st_size == shard["bytes"] and sha256_file(path) == shard["sha256"])
 
 
-def _to_arrow(columns: Mapping[str, Ragged]) -> bytes:
-    """One record batch as an Arrow file."""
+def _to_arrow(columns: Mapping[str, Ragged]) -> memoryview:
+    """One record batch as an Arrow file, in a buffer of just its size."""
     arrays = []
     for name, column in columns.items():
         if column.num_tokens > _MOST_TOKENS:
@@ -179,10 +179,16 @@ def _to_arrow(columns: Mapping[str, Ragged]) -> bytes:
         values = pa.array(column.values[column.offsets[0] : column.offsets[-1]])
         arrays.append(pa.ListArray.from_arrays(offsets, values))
     batch = pa.record_batch(arrays, names=list(columns))
-    sink = pa.BufferOutputStream()
+    measure = pa.MockOutputStream()
+    _write_file(measure, batch)
+    buffer = pa.allocate_buffer(measure.size())
+    _write_file(pa.FixedSizeBufferWriter(buffer), batch)
+    return memoryview(buffer)
+
+
+def _write_file(sink: Any, batch: pa.RecordBatch) -> None:
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return bytes(sink.getvalue())
 
 
 def _from_arrow(column: Any) -> Ragged:

@@ -6,9 +6,13 @@ document is cut at line ends.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import numpy as np
+
+from rnnlm.data.keys import KEY_BYTES
 from rnnlm.data.units import Unit
 
 Normalize = Callable[[str], str]
@@ -30,21 +34,33 @@ def pair_key(source: str, target: str) -> bytes:
     return digest.digest()
 
 
-def position(key: bytes, seed: int, purpose: str) -> float:
-    """Where a source falls in [0, 1): uniform over sources, the same for equal sources, anew for each seed and purpose."""
-    salted = hashlib.blake2b(key, digest_size=8, salt=purpose.encode()[:16], key=seed.to_bytes(8, "little"))
-    return int.from_bytes(salted.digest(), "little") / 2**64
+def positions(keys: bytes | memoryview, seed: int, purpose: str) -> np.ndarray:
+    """Where sources fall in [0, 1), float64: uniform, the same for equal sources, anew for each seed and purpose.
+
+    Args:
+        keys: of 16 bytes each, one after another.
+        seed: of the experiment.
+        purpose: separates divisions with the same seed.
+    """
+    salted = hashlib.blake2b(digest_size=8, salt=purpose.encode()[:16], key=seed.to_bytes(8, "little"))
+    digests = []
+    for start in range(0, len(keys), KEY_BYTES):
+        hashed = salted.copy()
+        hashed.update(keys[start : start + KEY_BYTES])
+        digests.append(hashed.digest())
+    return np.frombuffer(b"".join(digests), "<u8") / 2**64
 
 
-@dataclass
-class Keyed:
-    """A unit with the hashes of its source: `key` of the normalised one, `exact` of the one that the file has."""
+class Keyed(NamedTuple):
+    """A unit with the hashes of its source: `key` of the normalised one, `exact` of the one that the file has.
+
+    `whole` is the hash of the whole normalised unit.
+    """
 
     unit: Unit
     key: bytes
     exact: bytes
     whole: bytes
-    """Hash of the whole normalised unit."""
 
 
 def keyed(unit: Unit, normalize: Normalize) -> Keyed:
@@ -56,88 +72,89 @@ def keyed(unit: Unit, normalize: Normalize) -> Keyed:
     return Keyed(unit, key, exact, whole)
 
 
-@dataclass
-class Divider:
-    """Divides units into splits by shares.
+@dataclass(frozen=True)
+class Division:
+    """Which split each source belongs to.
 
-    Units are held back until there are more than a few sources and every split has one.
-
-    Args:
-        shares: split to its share of the units; those with share 0 get none.
+    Attributes:
+        shares: split to its share of the sources, none of them 0.
         rest: the split that everything else goes to.
         seed: of the experiment.
         purpose: separates this division from others with the same seed.
+        bounds: float64, where the splits in `shares` end in [0, 1), one after another.
+        is_lone: there is a single unit to divide.
     """
 
     shares: dict[str, float]
     rest: str
     seed: int
     purpose: str
-    _held: list[tuple[str, Keyed]] = field(default_factory=list)
-    _places: dict[bytes, float] = field(default_factory=dict)
-    _missing: set[str] = field(default_factory=set)
-    _flowing: bool = False
+    bounds: np.ndarray
+    is_lone: bool = False
 
-    def __post_init__(self) -> None:
-        self.shares = {split: share for split, share in self.shares.items() if share > 0}
-        self._missing = {*self.shares, self.rest}
+    @classmethod
+    def plan(
+        cls, keys: Iterable[bytes | memoryview], shares: Mapping[str, float], *, rest: str, seed: int, purpose: str
+    ) -> "Division":
+        """A division by shares; by rank where there are few sources, or where a split would stay empty.
 
-    def feed(self, unit: Keyed) -> Iterator[tuple[str, Keyed]]:
-        """Take a unit; gives those whose split is certain by now."""
+        Args:
+            keys: of all units, 16 bytes each. They are read until it is clear that there are enough. Where a share is
+                so small that its split stays empty, the places of all sources are held, 8 bytes each.
+            shares: split to its share; those with share 0 get nothing.
+            rest: the split that everything else goes to.
+            seed: of the experiment.
+            purpose: separates this division from others with the same seed.
+        """
+        shares = {split: share for split, share in shares.items() if share > 0}
+        by_share = cls(shares, rest, seed, purpose, np.cumsum(list(shares.values())))
+        if not shares:
+            return by_share
+        places, num_units = np.empty(0), 0
+        for some in keys:
+            num_units += len(some) // KEY_BYTES
+            places = np.union1d(places, positions(some, seed, purpose))
+            if len(places) > FEW_SOURCES and len(np.unique(by_share.numbers(places))) > len(shares):
+                return by_share
+        return replace(by_share, bounds=_bounds_by_rank(places, list(shares.values())), is_lone=num_units == 1)
+
+    def numbers(self, places: np.ndarray) -> np.ndarray:
+        """For each place the number of its split in `shares`; one more for the rest."""
+        return np.searchsorted(self.bounds, places, side="right")
+
+    def masks(self, keys: bytes | memoryview) -> Iterator[tuple[str, np.ndarray]]:
+        """Each split that gets some of the units, and which of them, bool."""
         if not self.shares:
-            yield self.rest, unit
+            yield self.rest, np.ones(len(keys) // KEY_BYTES, bool)
             return
-        place = position(unit.key, self.seed, self.purpose)
-        split = self._split_at(place)
-        if self._flowing:
-            yield split, unit
-            return
-        self._held.append((split, unit))
-        self._places[unit.key] = place
-        self._missing.discard(split)
-        if len(self._places) > FEW_SOURCES and not self._missing:
-            self._flowing = True
-            yield from self._held
-            self._held.clear()
+        numbers = self.numbers(positions(keys, self.seed, self.purpose))
+        for number, split in enumerate([*self.shares, self.rest]):
+            mask = numbers == number
+            if mask.any():
+                yield split, mask
 
-    def finish(self) -> Iterator[tuple[str, Keyed]]:
-        """The units that are still held back: few sources, divided by rank, or a single document, which is cut."""
-        if len(self._held) == 1 and self._held[0][1].unit.target is None:
-            yield from self._cut(self._held[0][1])
-        else:
-            ranked = self._ranked()
-            yield from ((ranked[unit.key], unit) for _, unit in self._held)
-        self._held.clear()
-
-    def _split_at(self, place: float) -> str:
-        bound = 0.0
-        for split, share in self.shares.items():
-            bound += share
-            if place < bound:
-                return split
-        return self.rest
-
-    def _ranked(self) -> dict[bytes, str]:
-        """Split of each source: the lowest places fill the shares, each with one at least while the rest keeps one."""
-        order = iter(sorted(self._places, key=self._places.__getitem__))
-        left = len(self._places) - 1
-        splits: dict[bytes, str] = {}
-        for split, share in self.shares.items():
-            quota = min(left, max(1, round(share * len(self._places))))
-            left -= quota
-            splits.update((next(order), split) for _ in range(quota))
-        return splits | dict.fromkeys(order, self.rest)
-
-    def _cut(self, whole: Keyed) -> Iterator[tuple[str, Keyed]]:
-        shares = [1 - sum(self.shares.values()), *self.shares.values()]
-        parts = cut_lines(whole.unit.source, shares)
+    def cut(self, text: str) -> dict[str, str]:
+        """The part of each split in a document that is all there is; the rest gets all of it where a part would be blank."""
+        parts = cut_lines(text, [1 - sum(self.shares.values()), *self.shares.values()])
         if not all(part.strip() for part in parts):
-            yield self.rest, whole
-            return
-        for split, part in zip([self.rest, *self.shares], parts, strict=True):
-            unit_id = whole.unit.id if split == self.rest else f"{whole.unit.id}#{split}"
-            key = source_key(part)
-            yield split, Keyed(whole.unit._replace(id=unit_id, source=part, raw_source=part), key, key, key)
+            return {self.rest: text}
+        return dict(zip([self.rest, *self.shares], parts, strict=True))
+
+
+def _bounds_by_rank(places: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Bounds so that the lowest places fill the shares, each with one at least while the rest keeps one.
+
+    Args:
+        places: of all sources, rising.
+        shares: above 0.
+    """
+    left, filled, bounds = len(places) - 1, 0, []
+    for share in shares:
+        quota = max(0, min(left, max(1, round(share * len(places)))))
+        left -= quota
+        filled += quota
+        bounds.append(places[filled] if len(places) else 0.0)
+    return np.array(bounds)
 
 
 def cut_lines(text: str, shares: Sequence[float]) -> list[str]:

@@ -1,23 +1,26 @@
-"""Tokenization of large corpora by Ray Data: one task for each file of the corpus.
+"""Tokenization of large corpora by Ray: one task for each file of the corpus.
 
-Where the shards of token files end must not depend on how Ray cuts blocks, so Ray Data maps over the *names* of corpus
-files; each task reads its file itself, and the driver writes the results in the order of the files.
+Each task reads its file itself, and the driver writes the results in the order of the files, so that where the shards of
+token files end depends on nothing else. Only a few files are under way at a time: what waits to be written lies in
+Ray's object store, which would otherwise fill with the whole corpus.
 """
 
-import json
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import ray.data
+import ray
 
 from rnnlm.data.corpus import CorpusFile
 from rnnlm.data.ragged import Ragged
-from rnnlm.data.tokenizing import TokenChunk, TokenCounts, TokenizeSettings, tokenize_file
+from rnnlm.data.tokenizing import TokenChunk, TokenizeSettings, tokenize_file
 from rnnlm.errors import RnnlmError
 from rnnlm.storage import Store
 from rnnlm.text.tokenizer import Tokenizer
+
+_FILES_PER_CPU = 2
+"""So many files are under way for each CPU: one that is encoded, and one that waits to be."""
 
 
 def tokenize_with_ray(
@@ -35,61 +38,30 @@ def tokenize_with_ray(
     Raises:
         RnnlmError: a task failed; the message is its own.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    items = [{"number": number, **asdict(file)} for number, file in enumerate(files)]
-    shared = {"corpus": corpus, "split": split, "tokenizer": tokenizer, "settings": settings}
-    tasks = ray.data.from_items(items, override_num_blocks=len(items))
-    encoded = tasks.map(_encode_file, fn_kwargs=shared, num_cpus=1)
-    return _in_order(encoded.iter_rows())
+    shared = ray.put((corpus, split, tokenizer, settings))
+    encode = ray.remote(num_cpus=1)(_encode_file)
+    at_once = max(2, _FILES_PER_CPU * int(ray.cluster_resources().get("CPU", 1)))
+    left = deque(files)
+    running: deque[Any] = deque()
+    while left or running:
+        while left and len(running) < at_once:
+            running.append(encode.remote(shared, left.popleft()))
+        yield _finished(running.popleft())
 
 
-def _encode_file(
-    item: dict[str, Any], corpus: Store, split: str, tokenizer: Tokenizer, settings: TokenizeSettings
-) -> dict[str, Any]:
-    """Runs in a task. Never raises, as Ray Data could be set to pass over what does."""
-    number = int(item["number"])
+def _encode_file(shared: tuple[Store, str, Tokenizer, TokenizeSettings], file: CorpusFile) -> TokenChunk:
+    """Runs in a task."""
+    corpus, split, tokenizer, settings = shared
+    return tokenize_file(corpus, split, file, tokenizer, settings)
+
+
+def _finished(task: Any) -> TokenChunk:
+    """What a task gave, in this process's own memory: the object store may forget it."""
     try:
-        file = CorpusFile(str(item["name"]), int(item["units"]), int(item["text_bytes"]), str(item["sha256"]))
-        chunk = tokenize_file(corpus, split, file, tokenizer, settings)
-    except Exception as error:
-        return {
-            "number": number,
-            "counts": "",
-            "columns": [],
-            "values": [],
-            "offsets": [],
-            "error": f"{type(error).__name__}: {error}",
-        }
-    return {
-        "number": number,
-        "counts": json.dumps(asdict(chunk.counts)),
-        "columns": list(chunk.columns),
-        "values": [column.values.tobytes() for column in chunk.columns.values()],
-        "offsets": [column.offsets.tobytes() for column in chunk.columns.values()],
-        "error": "",
-    }
-
-
-def _in_order(rows: Iterator[dict[str, Any]]) -> Iterator[TokenChunk]:
-    """Chunks in the order of their numbers, however they arrive; those that are early are held."""
-    early: dict[int, TokenChunk] = {}
-    expected = 0
-    for row in rows:
-        if row["error"]:
-            raise RnnlmError(f"tokenization in a Ray task failed: {row['error']}")
-        early[int(row["number"])] = _chunk(row)
-        while expected in early:
-            yield early.pop(expected)
-            expected += 1
-    if early:
-        raise RnnlmError(f"Ray Data lost file {expected} of the corpus")
-
-
-def _chunk(row: dict[str, Any]) -> TokenChunk:
-    parts = zip(row["columns"], row["values"], row["offsets"], strict=True)
-    columns = {
-        str(name): Ragged(np.frombuffer(values, np.int32), np.frombuffer(offsets, np.int64))
-        for name, values, offsets in parts
-    }
-    return TokenChunk(columns, TokenCounts(**json.loads(row["counts"])))
+        chunk: TokenChunk = ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        raise RnnlmError(f"tokenization in a Ray task failed: {type(error.cause).__name__}: {error.cause}") from None
+    except ray.exceptions.RayError as error:
+        raise RnnlmError(f"tokenization in a Ray task failed: {error}") from None
+    columns = {name: Ragged(np.array(one.values), np.array(one.offsets)) for name, one in chunk.columns.items()}
+    return TokenChunk(columns, chunk.counts)

@@ -12,7 +12,6 @@ from datetime import datetime
 
 from rnnlm import artifacts
 from rnnlm.artifacts import RECORD_FILE, Record
-from rnnlm.batch.job import MANIFEST_FILE
 from rnnlm.batch.lease import LEASE_FILE, current_holder
 from rnnlm.stages.context import Outcome, Surroundings
 from rnnlm.storage import Store
@@ -153,6 +152,8 @@ def _kept(store: Store, records: Mapping[str, Record], aliased: set[str], keep_r
 
 def _writers(store: Store) -> set[str]:
     """Digests of the models that wrote outputs in this store."""
+    from rnnlm.batch.job import MANIFEST_FILE  # loads pyarrow, which `--help` can do without
+
     manifests = [name for name in store.files() if "/run=" in name and name.endswith(f"/{MANIFEST_FILE}")]
     return {str(store.read_json(name)["model"]["digest"]) for name in manifests}
 

@@ -11,7 +11,7 @@ from rnnlm.data.config import DataConfig
 from rnnlm.data.corpus import MANIFEST, read_manifest, read_rows, read_split, read_texts, split_files
 from rnnlm.data.ingest import IngestReport, ingest
 from rnnlm.data.sources import Sources, check_sources
-from rnnlm.errors import RnnlmError, UsageError
+from rnnlm.errors import DataError, RnnlmError, UsageError
 from rnnlm.storage import Store, sha256_file
 
 Run = Callable[..., IngestReport]
@@ -74,6 +74,17 @@ def test_the_same_input_gives_the_same_files(tmp_path: Path) -> None:
         ingest(check_sources(data, is_text=True, base=tmp_path), data, seed=3, store=store)
         found.append({file: store.read_bytes(file) for file in store.files()})
     assert found[0] == found[1]
+
+
+def test_what_a_killed_ingest_left_is_deleted(tmp_path: Path, run_ingest: Run, corpus: Store) -> None:
+    (tmp_path / "a.txt").write_text("x\n\ny\n")
+    corpus.write_bytes(".scratch/train/units.arrow", b"half")
+    run_ingest(train="a.txt")
+    assert not corpus.exists(".scratch")
+    (tmp_path / "a.txt").write_text("\0\n")
+    with pytest.raises(DataError):
+        run_ingest(train="a.txt")
+    assert not corpus.exists(".scratch")
 
 
 def test_the_manifest_has_the_report_and_names_the_inputs(tmp_path: Path, run_ingest: Run, corpus: Store) -> None:

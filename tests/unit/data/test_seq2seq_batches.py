@@ -1,12 +1,22 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rnnlm.data.ingest import ingest
 from rnnlm.data.ragged import Ragged
 from rnnlm.data.seq2seq_batches import PairBatches, evaluation_batches
+from rnnlm.data.shards import read_tokens
+from rnnlm.data.sources import check_sources
+from rnnlm.data.tokenizing import tokenize_corpus
 from rnnlm.errors import DataError
+from rnnlm.experiment import load
+from rnnlm.storage import Store
 from rnnlm.text.special import EOS_ID
+
+EXPERIMENTS = Path(__file__).parents[3] / "pipelines" / "experiments"
 
 CASES = st.fixed_dictionaries(
     {
@@ -156,6 +166,26 @@ def test_later_epochs_do_not_start_with_the_largest_batch():
     steps = batches.steps_per_epoch(0)
     firsts = [positions(batches.batch(epoch * steps)) for epoch in range(6)]
     assert len(set(firsts)) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "most"),
+    [
+        ("multi30k_de_en", ["multi30k/tok/train.lc.norm.tok.de", "multi30k/tok/train.lc.norm.tok.en"], 0.05),
+        ("tatoeba_de_en", ["tatoeba-de-en/train.de", "tatoeba-de-en/train.en"], 0.05),
+        ("samsum", ["samsum/train.jsonl"], 0.10),
+    ],
+)
+def test_padding_of_a_benchmark_set_as_its_experiment_trains_on_it(tmp_path, benchmark_data, name, files, most):
+    keys = ["data.train"] if len(files) == 1 else ["data.train.source", "data.train.target"]
+    overrides = [f"{key}={file}" for key, file in zip(keys, files, strict=True)]
+    chosen = load(str(EXPERIMENTS / f"{name}.toml"), overrides)
+    corpus, tokens = Store(str(tmp_path / "corpus")), Store(str(tmp_path / "tokens"))
+    ingest(check_sources(chosen.data, is_text=False, base=benchmark_data), chosen.data, seed=0, store=corpus)
+    tokenize_corpus(corpus, tokens, data=chosen.data, tokenizer=chosen.tokenizer, seed=0)
+    columns = read_tokens(tokens, "train")
+    batches = PairBatches(columns["source"], columns["target"], batch_tokens=chosen.train.batch_tokens, seed=0)
+    assert batches.padding_share() < most
 
 
 @settings(max_examples=50, deadline=None)

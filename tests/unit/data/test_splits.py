@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rnnlm.data.corpus import read_rows
 from rnnlm.data.ingest import IngestReport
-from rnnlm.data.splits import Divider, Keyed, cut_lines, keyed, position, source_key
+from rnnlm.data.splits import Division, Keyed, cut_lines, keyed, positions, source_key
 from rnnlm.data.units import Unit
 from rnnlm.storage import Store
 
@@ -20,38 +20,44 @@ def pair(source: str, target: str = "t") -> Keyed:
     return keyed(Unit(source, source, target, "", source, "f", 1, 1), str.lower)
 
 
-def divide(divider: Divider, units: list[Keyed]) -> dict[str, str]:
-    found = [item for unit in units for item in divider.feed(unit)] + list(divider.finish())
-    assert len(found) == len(units)
-    return {unit.unit.id: split for split, unit in found}
+def divide(units: list[Keyed], shares: dict[str, float], rest: str = "train", seed: int = 0) -> dict[str, str]:
+    keys = b"".join(unit.key for unit in units)
+    division = Division.plan([keys[:16], keys[16:]], shares, rest=rest, seed=seed, purpose="splits")
+    masks = dict(division.masks(keys))
+    assert (sum(masks.values()) == 1).all()
+    return {
+        unit.unit.id: split for split, mask in masks.items() for unit, taken in zip(units, mask, strict=True) if taken
+    }
 
 
 def test_positions_are_uniform_and_change_with_seed_and_purpose() -> None:
-    keys = [source_key(str(number)) for number in range(4_000)]
-    places = [position(key, 0, "splits") for key in keys]
-    counts = Counter(int(place * 10) for place in places)
+    keys = b"".join(source_key(str(number)) for number in range(4_000))
+    places = positions(keys, 0, "splits")
+    counts = Counter((places * 10).astype(int).tolist())
     assert min(counts.values()) > 320
     assert max(counts.values()) < 480
-    assert position(keys[0], 0, "splits") == places[0]
-    assert len({position(keys[0], seed, purpose) for seed in (0, 1) for purpose in ("splits", "gate")}) == 4
+    assert positions(keys[:16], 0, "splits") == places[:1]
+    assert (
+        len({float(positions(keys[:16], seed, purpose)[0]) for seed in (0, 1) for purpose in ("splits", "gate")}) == 4
+    )
 
 
 def test_shares_and_the_same_place_whatever_the_order() -> None:
     units = [pair(f"source {number}") for number in range(3_000)]
     shares = {"valid": 0.1, "test": 0.05}
-    forward = divide(Divider(shares, "train", 7, "splits"), units)
-    assert forward == divide(Divider(shares, "train", 7, "splits"), units[::-1])
+    forward = divide(units, shares, seed=7)
+    assert forward == divide(units[::-1], shares, seed=7)
     counts = Counter(forward.values())
     assert 240 < counts["valid"] < 360
     assert 110 < counts["test"] < 190
-    assert forward != divide(Divider(shares, "train", 8, "splits"), units)
+    assert forward != divide(units, shares, seed=8)
 
 
 def test_rows_with_one_normalised_source_stay_together() -> None:
     units = [pair(f"{word} {number % 50}", str(number)) for number in range(400) for word in ("Word", "WORD")]
     for index, unit in enumerate(units):
         units[index] = Keyed(unit.unit._replace(id=str(index)), unit.key, unit.exact, unit.whole)
-    splits = divide(Divider({"valid": 0.3}, "train", 0, "splits"), units)
+    splits = divide(units, {"valid": 0.3})
     by_source: dict[str, set[str]] = {}
     for index, unit in enumerate(units):
         by_source.setdefault(unit.unit.source.lower(), set()).add(splits[str(index)])
@@ -61,30 +67,25 @@ def test_rows_with_one_normalised_source_stay_together() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_a_small_corpus_leaves_no_split_empty(count: int) -> None:
-    splits = divide(Divider({"valid": 0.02, "test": 0.02}, "train", 0, "splits"), [pair(str(n)) for n in range(count)])
+    splits = divide([pair(str(n)) for n in range(count)], {"valid": 0.02, "test": 0.02})
     assert len(set(splits.values())) == min(count, 3)
     assert "train" in splits.values()
 
 
 def test_few_sources_meet_the_shares_by_rank() -> None:
     for count in (4, 10, 100):
-        splits = divide(Divider({"gate": 0.5}, "valid", 3, "gate"), [pair(str(n)) for n in range(count)])
+        splits = divide([pair(str(n)) for n in range(count)], {"gate": 0.5}, rest="valid", seed=3)
         assert Counter(splits.values()) == {"gate": count // 2, "valid": count // 2}
 
 
 def test_a_tiny_share_of_many_sources_still_gets_one() -> None:
-    splits = divide(Divider({"test": 1e-9}, "train", 0, "splits"), [pair(str(n)) for n in range(500)])
+    splits = divide([pair(str(n)) for n in range(500)], {"test": 1e-9})
     assert Counter(splits.values()) == {"train": 499, "test": 1}
 
 
 def test_pairs_with_a_single_source_all_stay() -> None:
-    units = [pair("same", str(number)) for number in range(5)]
-    found = [item for unit in units for item in Divider({"valid": 0.0}, "train", 0, "s").feed(unit)]
-    assert [split for split, _ in found] == ["train"] * 5
-    divider = Divider({"valid": 0.02}, "train", 0, "splits")
-    found = [item for unit in units for item in divider.feed(unit)] + list(divider.finish())
-    assert len({split for split, _ in found}) == 1
-    assert len(found) == 5
+    units = [keyed(Unit(str(n), "same", str(n), "", "same", "f", n, 1), str.lower) for n in range(5)]
+    assert divide(units, {"valid": 0.0}) == divide(units, {"valid": 0.02}) == dict.fromkeys("01234", "train")
 
 
 @given(
