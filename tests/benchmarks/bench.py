@@ -9,7 +9,6 @@ A figure is the median of the turns. The fraction is that of the machine's produ
 """
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -21,12 +20,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from jobs import JOBS, PairJob, TextJob
+from jobs import JOBS, PairJob
+from kept import keep
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PEERS = ROOT / ".venv-peers/bin/python"
-RESULT = ROOT / "docs/bench.json"
 PRECISIONS = {"train": ("fp32", "bf16"), "decode": ("fp32", "bf16", "int8")}
 
 
@@ -173,17 +172,8 @@ def main() -> None:
         for work, beam in works[: 1 if given.no_decode else None]:
             rows += measure(name, work, beam, given.threads, given.turns, given.seconds, peak)
     show(rows)
-    processor = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )  # fmt: skip
-    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    described = {each: JOBS[each].what for each in JOBS if isinstance(JOBS[each], TextJob | PairJob)}
-    kept[f"{given.threads} cores"] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "processor": processor, "torch": torch.__version__,
-        "peaks": peak, "jobs": described, "rows": rows,
-    }  # fmt: skip
-    RESULT.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"kept in {RESULT.relative_to(ROOT)}")
+    described = {name: job.what for name, job in JOBS.items()}
+    keep(f"{given.threads} cores", {"torch": torch.__version__, "peaks": peak, "jobs": described, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,12 +26,23 @@ SPECIALS = 3
 """Ids below are padding, end and unknown."""
 
 
+def language_model_config(job: TextJob) -> LanguageModelConfig:
+    """The job's model."""
+    return LanguageModelConfig(
+        embedding_size=job.E, hidden_size=job.H, num_layers=job.L, tie_embeddings=job.tied, weight_drop=job.weight_drop,
+        input_dropout=job.dropout, hidden_dropout=job.dropout, output_dropout=job.dropout,
+    )  # fmt: skip
+
+
+def random_text(job: TextJob) -> dict[str, Ragged]:
+    """One stream, forty windows long."""
+    tokens = np.random.default_rng(0).integers(SPECIALS, job.V, 40 * job.B * job.T, dtype=np.int32)
+    return {"text": Ragged.from_rows([tokens])}
+
+
 def _config(job: TextJob | PairJob) -> ModelConfig:
     if isinstance(job, TextJob):
-        return LanguageModelConfig(
-            embedding_size=job.E, hidden_size=job.H, num_layers=job.L, tie_embeddings=job.tied, weight_drop=job.weight_drop,
-            input_dropout=job.dropout, hidden_dropout=job.dropout, output_dropout=job.dropout,
-        )  # fmt: skip
+        return language_model_config(job)
     return Seq2SeqConfig(
         embedding_size=job.E, hidden_size=job.H, encoder_layers=1, decoder_layers=2, attention="additive", copy_source=False,
         share_embeddings=False, tie_embeddings=False, dropout=job.dropout,
@@ -46,8 +57,7 @@ def _rows(job: PairJob, count: int, length: int) -> list[np.ndarray]:
 def training(job: TextJob | PairJob, precision: str, threads: int) -> Callable[[], int]:
     """One update a call, with the optimizer that the peers use."""
     if isinstance(job, TextJob):
-        tokens = np.random.default_rng(0).integers(SPECIALS, job.V, 40 * job.B * job.T, dtype=np.int32)
-        data = {"text": Ragged.from_rows([tokens])}
+        data = random_text(job)
         train = TrainConfig(lanes=job.B, bptt_length=job.T, max_steps=1_000_000)
     else:
         rows = _rows(job, 40 * job.B, job.T - 1)  # `<eos>` makes T

@@ -424,8 +424,12 @@ def test_a_node_is_killed_and_comes_back(
     history, expected = place.history(), untouched.history()
     for key in ("step", "tokens", "learning_rate"):
         assert history[key] == expected[key]
+    # Sums in another order differ in their last digits, and thousands of steps make much of that: only what follows a change at
+    # once is compared step by step.
+    changed = next(start["step"] for start in place.starts() if start["workers"] == 1)
     apart = max(
-        abs(mine - theirs) / theirs for mine, theirs in zip(history["loss_nats"], expected["loss_nats"], strict=True)
+        abs(mine - theirs) / theirs
+        for mine, theirs in list(zip(history["loss_nats"], expected["loss_nats"], strict=True))[: changed + 50]
     )
     curves, expected_curves = place.curves(), untouched.curves()
     assert {key: [step for step, _ in curve] for key, curve in curves.items()} == {
@@ -435,8 +439,8 @@ def test_a_node_is_killed_and_comes_back(
     ((_, wanted),) = expected_curves["valid/perplexity_laned"]
     report(
         "nodes killed", kills={"raylet": 3}, steps=steps, workers=sizes, shrunk_s=shrunk, grown_s=grown, valid=valid,
-        valid_untouched=wanted, largest_loss_difference=apart, steps_again=sum(start["again"] for start in place.starts()),
+        valid_untouched=wanted, largest_difference_in_50_steps=apart, steps_again=sum(start["again"] for start in place.starts()),
         seconds=round(time.monotonic() - started),
     )  # fmt: skip
     assert abs(valid - wanted) <= 1e-3 * wanted
-    assert apart <= 1e-3
+    assert apart <= 1e-5
