@@ -182,10 +182,14 @@ class Generator:
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Make text piece by piece, in constant memory; the pieces joined are what a call with the same options returns.
 
+        With the precision `auto` a stream is made in fp32, which is the fastest for a single row, and a call may not be.
+
         Raises:
             UsageError: beam search was asked for, which knows its answer only at the end.
         """
         settings = self.settings(**options)
+        if settings.precision == "auto":
+            settings = settings.model_copy(update={"precision": "fp32"})
         if settings.method == "beam":
             raise UsageError("method: a beam cannot be streamed; use 'sample' or 'greedy'")
         texts = _checked([prompt])

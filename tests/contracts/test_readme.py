@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -127,7 +128,8 @@ def stage_main(module: str) -> Callable[[list[str]], int]:
         sys.argv = [module, *argv]
         sys.modules.pop(module, None)  # another test may have imported it, of which runpy warns
         try:
-            runpy.run_module(module, run_name="__main__", alter_sys=False)
+            with mock.patch.object(cli, "leave", sys.exit):  # which would end this process for good
+                runpy.run_module(module, run_name="__main__", alter_sys=False)
         except SystemExit as end:
             return int(end.code or 0)
         finally:
