@@ -129,6 +129,10 @@ def _scratch(store: Store) -> Iterator[Path]:
     folder.mkdir(parents=True)
     try:
         yield folder
+    except OSError as error:
+        if error.filename is None:  # Arrow does not say which file it could not write
+            error.filename = str(folder)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

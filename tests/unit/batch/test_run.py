@@ -39,6 +39,9 @@ class Shouter:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
 
+    def decoder(self, decode: DecodeConfig) -> None:
+        """Every precision is there."""
+
     def plan(self, texts: list[str], decode: DecodeConfig) -> list[list[int]]:
         return [list(range(len(texts)))]
 
