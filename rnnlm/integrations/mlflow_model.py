@@ -23,6 +23,7 @@ ENTRY = Path(__file__).with_name("pyfunc_entry.py")
 ARTIFACT = "package"
 _PARAM_TYPES = {
     "method": "string",
+    "precision": "string",
     "beam_size": "long",
     "length_penalty": "double",
     "temperature": "double",

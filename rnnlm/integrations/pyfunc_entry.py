@@ -20,6 +20,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 PARAMS = (
     "method",
+    "precision",
     "beam_size",
     "length_penalty",
     "temperature",
