@@ -5,7 +5,7 @@ One process writes it. A search that is started again reads what is finished, an
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from rnnlm import faults
@@ -71,6 +71,7 @@ class Ledger:
     def _read(self, number: int, line: bytes) -> None:
         try:
             trial = Trial(**json.loads(line))
+            trial = replace(trial, reports=[(int(progress), float(value)) for progress, value in trial.reports])
         except (ValueError, TypeError) as error:
             raise RnnlmError(f"{self._store.path(LEDGER_FILE)}, line {number}: not a trial ({error})") from None
         self._trials[trial.key] = trial
