@@ -27,8 +27,8 @@ from rnnlm.nn.products import Precision, supports
 
 MAX_PAIRS = 500
 MAX_WINDOWS, WINDOW = 64, 256
-MAX_LOSS = {"bleu": 0.3, "rougeL": 0.001}
-"""BLEU is of 100, ROUGE of 1."""
+MAX_LOSS = {"bleu": 0.3, "rougeL": 0.1}
+"""Of 100."""
 MAX_PERPLEXITY_RATIO = 1.001
 
 
