@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnlm.nn.lstm_kernel import lstm_window
+from rnnlm.nn.products import has_bf16
 from rnnlm.nn.state import State
 
 
@@ -146,11 +147,6 @@ class RecurrentCell(Cell):
 
 WIDE = 512
 """From so many units on `rnnlm.nn.lstm_kernel` is faster than oneDNN's LSTM in bf16, whose backward pass is slow there."""
-
-
-def has_bf16() -> bool:
-    """Whether this CPU has instructions for bf16; without them oneDNN's LSTM raises."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class ElmanCell(RecurrentCell):

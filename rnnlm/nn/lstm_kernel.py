@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rnnlm.nn.products import has_bf16
+
 CHUNK_ELEMENTS = 1 << 15
 """Values [t, B, H] of some steps that the backward pass prepares at a time."""
 
@@ -28,7 +30,7 @@ class _Product:
     def __init__(self, weight_OI: Tensor, rows: int) -> None:
         self._transposed_IO = weight_OI.t()
         self._packed: Tensor | None = None
-        if weight_OI.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if weight_OI.dtype == torch.bfloat16 and has_bf16():
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), rows)
 
     def __call__(self, x_BI: Tensor) -> Tensor:

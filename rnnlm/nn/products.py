@@ -18,13 +18,18 @@ STEP = 1 / 127
 """What 1 stands for in a carried int8."""
 
 
+def has_bf16() -> bool:
+    """Whether this CPU has instructions for bf16; without them oneDNN's LSTM raises."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def supports(precision: Precision) -> bool:
     """Whether this CPU has instructions for it."""
     match precision:
         case "fp32":
             return True
         case "bf16":
-            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+            return has_bf16()
         case "int8":
             return bool(torch.cpu._is_vnni_supported()) and torch.backends.mkldnn.is_available()
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import psutil
 from kept import keep
+from memory import tree_bytes
 
 import rnnlm
 
@@ -65,24 +65,22 @@ def bare(package: Path, rows: list[str], workers: int, settings: dict[str, Any],
 
 
 class Memory:
-    """Watches the sum of PSS of a process and all below it, in bytes."""
+    """Watches what the processes that were started from here hold, until it is told to end."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self) -> None:
         self.samples: list[tuple[float, int]] = []
-        self._root = psutil.Process(root)
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        while self._root.is_running() and self._root.status() != psutil.STATUS_ZOMBIE:
-            total = 0
-            for process in [self._root, *self._root.children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            self.samples.append((time.time(), total))
-            time.sleep(SAMPLE_S)
+        while not self._over.wait(SAMPLE_S):
+            self.samples.append((time.time(), tree_bytes()))
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._over.set()
+        self._thread.join()
 
     def mean_mb(self, begin: float, end: float) -> float:
         """Over a span of time."""
@@ -97,8 +95,9 @@ def batch(package: Path, source: Path, workers: int, settings: list[str], folder
     ]  # fmt: skip
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
-    memory = Memory(process.pid)
+    memory = Memory()
     said = process.communicate()[0]
+    memory.end()
     seconds = time.perf_counter() - started
     assert process.returncode == 0, said
     (job,) = (folder / "out").glob("run=*")

@@ -11,13 +11,13 @@ are settings or options for all. tests/benchmarks/results.py makes the table of 
 import argparse
 import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kept import machine
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "pipelines" / "experiments"
@@ -88,16 +88,6 @@ COMPARISONS = {
         ("demo_translate", "demo_translate_transformer"), ATTENTION, ("model.copy_source=false",)
     ),
 }
-
-
-def machine() -> str:
-    """The processor's name and the cores that may be used."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    return f"{len(os.sched_getaffinity(0))} x {names[0] if names else platform.machine()}"
 
 
 def command(name: str, data: Path, options: list[str]) -> list[str]:

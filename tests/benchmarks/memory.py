@@ -39,7 +39,7 @@ def measured(command: list[str], environment: dict[str, str]) -> Cost:
             output, _ = process.communicate(timeout=_EVERY_S)
             break
         except subprocess.TimeoutExpired:
-            peak = max(peak, _tree_bytes())
+            peak = max(peak, tree_bytes())
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{output}")
     now = os.times()
@@ -47,7 +47,7 @@ def measured(command: list[str], environment: dict[str, str]) -> Cost:
     return Cost(time.perf_counter() - started, spent, peak)
 
 
-def _tree_bytes() -> int:
+def tree_bytes() -> int:
     """Sum of PSS over everything that was started from here."""
     total = 0
     for process in psutil.Process().children(recursive=True):

@@ -13,6 +13,7 @@ from rnnlm import cli
 from rnnlm.stages import compare
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # the scripts import one another
 
 
 def script(name: str) -> ModuleType:
