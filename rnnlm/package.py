@@ -173,8 +173,13 @@ def load_package(folder: str | Path) -> Generator:
             raise RnnlmError(f"{folder / name}: is missing")
         if _sha256(folder / name) != expected:
             raise RnnlmError(f"{folder / name}: is damaged (its SHA-256 differs from the one in {PACKAGE})")
+    tokenizer = Tokenizer.from_file(folder / TOKENIZER)
+    if tokenizer.vocab_size != info.vocab_size:
+        raise RnnlmError(
+            f"{folder / PACKAGE}: is damaged (a vocabulary of {info.vocab_size}, {TOKENIZER} has {tokenizer.vocab_size})"
+        )
     with torch.random.fork_rng(devices=[]):
-        model = build_model(info.model, info.vocab_size)
+        model = build_model(info.model, tokenizer.vocab_size)
     try:
         load_model(model, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
@@ -182,7 +187,7 @@ def load_package(folder: str | Path) -> Generator:
     generator = Generator(
         model,
         info.model,
-        Tokenizer.from_file(folder / TOKENIZER),
+        tokenizer,
         task=info.task,
         normalize=info.normalize,
         decode=info.decode,

@@ -135,6 +135,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, saved: Path) -> None:
         package.load_package(copy)
 
 
+def test_a_vocabulary_that_does_not_fit_is_named(tmp_path: Path, saved: Path) -> None:
+    copy = Path(shutil.copytree(saved, tmp_path / "copy"))
+    rewrite(copy, vocab_size=2**70)
+    with pytest.raises(RnnlmError, match=r"package\.json: is damaged \(a vocabulary of 1180591620717411303424"):
+        package.load_package(copy)
+
+
 def test_other_folders_are_not_overwritten_but_packages_are(tmp_path: Path) -> None:
     generator = make("text")
     (tmp_path / "notes").mkdir()
