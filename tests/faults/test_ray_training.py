@@ -38,6 +38,8 @@ KILLED_S = 60.0
 """How long an undisturbed training takes: longer than one that is killed 30 times has between its kills."""
 ELASTIC_S = 300.0
 """Longer than three nodes need to go and to come back."""
+WIDE = ("model.hidden_size=128", "train.lanes=64", "train.bptt_length=64")
+"""A step that takes some ten milliseconds: what rounds differently after a change of workers grows with every step."""
 EXPERIMENT = """
 name = "killed"
 task = "text"
@@ -238,12 +240,22 @@ def wait(
         time.sleep(0.05)
 
 
+def lines(count: int) -> str:
+    """Sentences of a small grammar: more than a small model can learn by heart, so that a long training of it settles."""
+    some = random.Random(0)
+    things, places = ("bottles", "cups", "old books", "red apples"), ("wall", "table", "roof of the house", "shelf")
+    return "".join(
+        f"{some.randrange(10, 1000)} {some.choice(things)} {some.choice(('stand', 'lie'))} on the {some.choice(places)}\n\n"
+        for _ in range(count)
+    )
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose corpus is ingested and tokenized, and whose database has its tables."""
     folder = tmp_path_factory.mktemp("template") / "place"
     folder.mkdir()
-    (folder / "lines.txt").write_text("".join(f"{10 + number} bottles stand on the wall\n\n" for number in range(600)))
+    (folder / "lines.txt").write_text(lines(10_000))
     (folder / "killed.toml").write_text(EXPERIMENT.format(folder=folder, steps=1))
     place = Place(folder, clean())
     place.run("ingest")
@@ -275,11 +287,11 @@ def make_place(template: Path, tmp_path: Path) -> Iterator[Callable[..., Place]]
         place.end_all()
 
 
-def steps_of(make_place: Callable[..., Place], seconds: float) -> int:
+def steps_of(make_place: Callable[..., Place], seconds: float, *settings: str, tried: int = 2_000) -> int:
     """The steps that two workers take in so many seconds on this machine."""
-    place = make_place("measured", 2_000)
-    place.run("train", "--workers", "2")
-    return round(2_000 * seconds / sum(place.history()["seconds"]))
+    place = make_place("measured", tried)
+    place.run("train", *settings, "--workers", "2")
+    return round(tried * seconds / sum(place.history()["seconds"]))
 
 
 @pytest.mark.timeout(3000)
@@ -400,11 +412,11 @@ def test_a_node_is_killed_and_comes_back(
     """An elastic training goes on with one worker, then with two again: the same samples in the same order."""
     if not long_form:
         pytest.skip("takes minutes: make faults")
-    steps = steps_of(make_place, ELASTIC_S)
+    steps = steps_of(make_place, ELASTIC_S, *WIDE, tried=400)
     untouched = make_place("untouched", steps)
-    untouched.run("train", "--workers", "2")
+    untouched.run("train", *WIDE, "--workers", "2")
     place, started = make_place("killed", steps, **cluster.variables), time.monotonic()
-    driver = place.start("train", "--workers", "1:2")
+    driver = place.start("train", *WIDE, "--workers", "1:2")
     wait(lambda: bool(place.checkpoints()), driver)
     sizes = [place.starts()[-1]["workers"]]
     shrunk, grown = [], []
