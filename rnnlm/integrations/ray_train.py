@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-from rnnlm import errors
+from rnnlm import allocator, errors
 from rnnlm.errors import RnnlmError
 from rnnlm.experiment import Experiment
 from rnnlm.integrations.ray_cluster import Placement, Session
@@ -218,8 +218,8 @@ def _num_workers(placement: Placement) -> int | tuple[int, int]:
 
 
 def _worker_environment() -> dict[str, str]:
-    """What workers on other hosts have to know of our environment to reach MLflow."""
-    return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    """Of workers on other hosts: what of ours they need to reach MLflow, and how they get memory."""
+    return allocator.ENVIRONMENT | {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
 
 
 class _LocalTrainer(TorchTrainer):

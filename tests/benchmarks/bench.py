@@ -23,9 +23,12 @@ import torch
 from jobs import JOBS, PairJob
 from kept import keep
 
+from rnnlm.allocator import ENVIRONMENT
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PEERS = ROOT / ".venv-peers/bin/python"
+OURS = "ours.py"
 PRECISIONS = {"train": ("fp32", "bf16"), "decode": ("fp32", "bf16", "int8")}
 
 
@@ -64,8 +67,10 @@ class Side:
 
     @classmethod
     def start(cls, command: list[str], threads: int) -> "Side | str":
-        """The process once it is ready; else the last line that it said."""
+        """The process once it is ready; else the last line that it said. Ours has the environment of a training's workers."""
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        if OURS in command:
+            environment |= ENVIRONMENT
         process = subprocess.Popen(
             command, cwd=HERE, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )  # fmt: skip
@@ -95,7 +100,7 @@ def commands(name: str, work: str, beam: int) -> list[list[str]]:
     """Who takes part in a job."""
     job = JOBS[name]
     given = [work, name, *(["--beam", str(beam)] if work == "decode" else [])]
-    ours = [sys.executable, "ours.py", *given]
+    ours = [sys.executable, OURS, *given]
     sides = [[*ours, "--precision", each] for each in PRECISIONS[work]]
     if not PEERS.exists():
         return sides

@@ -68,7 +68,7 @@ def training(job: TextJob | PairJob, precision: str, threads: int) -> Callable[[
         train_tokens=data,
         valid_tokens=None,
         train=train,
-        optim=OptimConfig(algorithm="sgd", lr=0.1, clip_grad_norm=0.25),
+        optim=OptimConfig(algorithm="sgd", lr=0.1, weight_decay=0.0, clip_grad_norm=0.25),
         compute=ComputeConfig(precision=precision, threads=threads),  # type: ignore[arg-type]
         seed=0,
     )

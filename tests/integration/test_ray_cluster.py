@@ -93,6 +93,25 @@ def test_a_running_ray_is_joined_and_left_running(ray_session: Session) -> None:
     assert ray.cluster_resources()["CPU"] == 2
 
 
+def test_memory_stays_with_a_worker(ray_session: Session) -> None:
+    """As `tests/unit/core/test_allocator.py` shows of a process with that environment."""
+
+    @ray.remote
+    def faults() -> int:
+        import resource
+
+        import torch
+
+        torch.ones(10 << 20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            torch.ones(10 << 20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert ray_session.started_here
+    assert ray.get(faults.remote()) < 1_000  # of 10,240 pages each time
+
+
 def test_a_wrong_token_is_no_access(ray_session: Session, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0" * 64)
     environment = os.environ | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
