@@ -6,16 +6,57 @@ Shapes: N all values, R rows.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+
+
+class Joined:
+    """Arrays one after another, read as if they were one: where they lie in memory maps, only what is read is in memory.
+
+    Args:
+        parts: int32, each [N_i].
+    """
+
+    dtype = np.dtype(np.int32)
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._starts = np.concatenate([[0], np.cumsum([len(part) for part in self._parts])]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """A view or a copy: of a slice without a step, or of an array of numbers of values, negative ones from the end."""
+        if isinstance(key, slice):
+            start, stop, _ = key.indices(len(self))
+            pieces = [
+                part[max(0, start - begin) : max(0, stop - begin)]
+                for part, begin in zip(self._parts, self._starts.tolist(), strict=False)
+                if begin < stop and start < begin + len(part)
+            ]
+            return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, self.dtype), *pieces])
+        index = np.where(key < 0, key + len(self), key)
+        found = np.empty(index.shape, self.dtype)
+        number = np.searchsorted(self._starts, index, "right") - 1
+        for each in np.unique(number):
+            here = number == each
+            found[here] = self._parts[each][index[here] - self._starts[each]]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("values of several arrays are one array only as a copy")
+        return np.asarray(self[:], dtype)
 
 
 @dataclass(frozen=True)
 class Ragged:
     """Token ids of many rows: row r is `values[offsets[r]:offsets[r + 1]]`."""
 
-    values: np.ndarray
-    """int32 [N]; may lie in a read-only memory map."""
+    values: np.ndarray | Joined
+    """int32 [N]; may lie in read-only memory maps."""
     offsets: np.ndarray
     """int64 [R + 1], never falling."""
 
@@ -53,9 +94,17 @@ class Ragged:
             return parts[0]
         if not parts:
             return cls.from_rows([])
-        lengths = np.concatenate([part.lengths for part in parts])
-        values = np.concatenate([part.values[part.offsets[0] : part.offsets[-1]] for part in parts])
-        return cls(values, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+        joined = cls.join(parts)
+        return cls(np.asarray(joined.values), joined.offsets)
+
+    @classmethod
+    def join(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """All rows of all parts, in order, with the values left where they are."""
+        if len(parts) == 1:
+            return parts[0]
+        values = Joined([part.values[part.offsets[0] : part.offsets[-1]] for part in parts])
+        ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in parts)]))
+        return cls(values, ends)
 
     def slice(self, start: int, stop: int) -> "Ragged":
         """The rows from `start` to before `stop`, as a view."""

@@ -137,7 +137,7 @@ def read_manifest(store: Store | str | Path, split: str) -> dict[str, Any]:
 
 
 def read_tokens(store: Store | str | Path, split: str) -> dict[str, Ragged]:
-    """The columns of a split. A split of one shard stays in its memory map; several are copied into one array.
+    """The columns of a split, in the memory maps of its shards.
 
     Raises:
         RnnlmError: the manifest or a shard is missing, or a shard is not what was written; the message names the file.
@@ -146,7 +146,7 @@ def read_tokens(store: Store | str | Path, split: str) -> dict[str, Ragged]:
     manifest = read_manifest(store, split)
     with trusting(store.path(_manifest_name(split))):
         shards = [_open_shard(store, shard, manifest["columns"]) for shard in manifest["shards"]]
-        return {name: Ragged.concatenate([shard[name] for shard in shards]) for name in manifest["columns"]}
+        return {name: Ragged.join([shard[name] for shard in shards]) for name in manifest["columns"]}
 
 
 def _open_shard(store: Store, shard: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Ragged]:

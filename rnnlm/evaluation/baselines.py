@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rnnlm.data.ragged import Joined
 from rnnlm.evaluation.dictionary import learn_dictionary
 from rnnlm.evaluation.rouge import rouge_l_f1, rouge_words
 from rnnlm.evaluation.sentences import units
@@ -39,8 +40,8 @@ class Baseline:
 
 def text_baselines(
     *,
-    test_ids: NDArray[np.int32],
-    train_ids: NDArray[np.int32] | None,
+    test_ids: NDArray[np.int32] | Joined,
+    train_ids: NDArray[np.int32] | Joined | None,
     vocab_size: int,
     num_bytes: int | None,
     test_texts: Sequence[str],
@@ -69,13 +70,13 @@ def text_baselines(
     return found
 
 
-def unigram_nats(train_ids: NDArray[np.int32], test_ids: NDArray[np.int32], vocab_size: int) -> float:
+def unigram_nats(train_ids: NDArray[np.int32] | Joined, test_ids: NDArray[np.int32] | Joined, vocab_size: int) -> float:
     """Nats of the test tokens under the train tokens' frequencies with one added to each count (Laplace)."""
     log_probability = np.log(_counts(train_ids, vocab_size) + 1.0) - math.log(len(train_ids) + vocab_size)
     return float(-(_counts(test_ids, vocab_size) * log_probability).sum())
 
 
-def _counts(ids: NDArray[np.int32], vocab_size: int) -> NDArray[np.int64]:
+def _counts(ids: NDArray[np.int32] | Joined, vocab_size: int) -> NDArray[np.int64]:
     counts = np.zeros(vocab_size, dtype=np.int64)
     # In pieces: the ids may be a memory-mapped file, and counting widens them to 64 bits.
     for start in range(0, len(ids), _CHUNK):

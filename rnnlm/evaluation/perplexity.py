@@ -72,7 +72,7 @@ def bytes_reason(tokenizer: Tokenizer, tokens: Ragged, *, lossless_normalization
     if not tokenizer.keeps_blanks:
         reasons.append(f"the {tokenizer.kind} vocabulary does not keep blanks")
     if tokenizer.unk_id is not None:
-        unknown = int(np.count_nonzero(tokens.values == tokenizer.unk_id))
+        unknown = int(np.count_nonzero(np.asarray(tokens.values) == tokenizer.unk_id))
         if unknown:
             reasons.append(f"{unknown} of {tokens.num_tokens} tokens are <unk>")
     return "; ".join(reasons) or None

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rnnlm.data.ragged import Joined
 from rnnlm.decoding.build import FASTEST_FIRST
 from rnnlm.decoding.config import PrecisionCheck
 from rnnlm.decoding.decoder import Decoder
@@ -73,7 +74,7 @@ def check_pairs(
     return _checks(measurable(generator), metric, len(chosen), figure)
 
 
-def check_text(generator: Generator, tokens: NDArray[np.integer], *, seed: int) -> list[PrecisionCheck]:
+def check_text(generator: Generator, tokens: NDArray[np.integer] | Joined, *, seed: int) -> list[PrecisionCheck]:
     """Compare how well a language model predicts, token by token as in decoding.
 
     Args:

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rnnlm.training.shared_sum import SharedSum
+
 
 class Collective(Protocol):
     """The workers as one of them sees them."""
@@ -93,6 +95,8 @@ class TorchCollective:
         self.world_size = dist.get_world_size()
         self._on_gpu = dist.get_backend() == "nccl"
         self._host_group = dist.new_group(backend="gloo") if self._on_gpu else None
+        self._shared: SharedSum | None = None
+        self._may_share = not self._on_gpu and self.world_size > 1
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """See `Collective.sum`."""
@@ -106,12 +110,22 @@ class TorchCollective:
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """See `Collective.sum_gradients`; one message for all of them."""
+        """See `Collective.sum_gradients`; in shared memory where all workers are on one host, else one message for all of them."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if (shared := self._shared_for(gradients)) is not None:
+            shared.add_up(gradients)
+            return
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
         pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
         torch._foreach_copy_(gradients, [piece.view_as(grad) for piece, grad in zip(pieces, gradients, strict=True)])
+
+    def _shared_for(self, gradients: Sequence[Tensor]) -> SharedSum | None:
+        num_values = sum(gradient.numel() for gradient in gradients)
+        if self._may_share and (self._shared is None or self._shared.num_values != num_values):
+            self._shared = SharedSum.meet(num_values)
+            self._may_share = self._shared is not None
+        return self._shared
 
     def gather_rows(self, tensors: Mapping[str, Tensor], rows: Tensor, num_rows: int) -> dict[str, Tensor]:
         """See `Collective.gather_rows`. A row is a sum with zeros from all workers but one, so it arrives unchanged."""

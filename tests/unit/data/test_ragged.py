@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnlm.data.permutation import permutation, random_bits
-from rnnlm.data.ragged import Ragged, concatenated_ranges
+from rnnlm.data.ragged import Joined, Ragged, concatenated_ranges
 
 ROWS = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=8)
 
@@ -29,6 +29,36 @@ def test_rows_come_back(rows):
 def test_concatenate(parts):
     joined = Ragged.concatenate([Ragged.from_rows(rows) for rows in parts])
     assert listed(joined) == [row for rows in parts for row in rows]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(ROWS, min_size=2, max_size=4), st.data())
+def test_joined_parts_read_as_concatenated_ones(parts, data):
+    tokens = [Ragged.from_rows(rows) for rows in parts]
+    joined, copied = Ragged.join(tokens), Ragged.concatenate(tokens)
+    assert isinstance(joined.values, Joined)
+    assert listed(joined) == listed(copied)
+    assert np.asarray(joined.values).tolist() == copied.values.tolist()
+    size = len(copied.values)
+    assert len(joined.values) == size
+    start, stop = (data.draw(st.integers(0, size + 2)) for _ in range(2))
+    assert joined.values[start:stop].tolist() == copied.values[start:stop].tolist()
+    index = np.array(data.draw(st.lists(st.integers(-size, size - 1), max_size=9)) if size else [], np.int64)
+    found = joined.values[index]
+    assert found.dtype == np.int32
+    assert found.tolist() == copied.values[index].tolist()
+    first = data.draw(st.integers(0, len(copied)))
+    last = data.draw(st.integers(first, len(copied)))
+    assert listed(joined.slice(first, last)) == listed(copied.slice(first, last))
+
+
+def test_joined_parts_are_not_copied():
+    first, second = Ragged.from_rows([[1, 2], [3]]), Ragged.from_rows([[4, 5, 6]])
+    joined = Ragged.join([first, second])
+    assert np.shares_memory(joined[1], first.values)
+    assert np.shares_memory(joined[2], second.values)
+    with pytest.raises(ValueError, match="only as a copy"):
+        np.asarray(joined.values, copy=False)
 
 
 @settings(max_examples=50, deadline=None)
