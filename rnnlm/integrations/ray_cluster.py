@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import psutil
 
-from rnnlm import allocator
+from rnnlm import memory
 from rnnlm.errors import UnreachableError, UsageError
 from rnnlm.storage import Store
 
@@ -57,7 +57,7 @@ LOCAL_ENVIRONMENT = {
     # Watches for spot instances that are about to be taken away; one process fewer.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Of all workers, as an environment of their own would cost each training a start of new ones.
-    **allocator.ENVIRONMENT,
+    **memory.ENVIRONMENT,
 }
 
 

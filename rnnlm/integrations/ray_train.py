@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-from rnnlm import allocator, errors
+from rnnlm import errors, memory
 from rnnlm.errors import RnnlmError
 from rnnlm.experiment import Experiment
 from rnnlm.integrations.ray_cluster import Placement, Session
@@ -219,7 +219,7 @@ def _num_workers(placement: Placement) -> int | tuple[int, int]:
 
 def _worker_environment() -> dict[str, str]:
     """Of workers on other hosts: what of ours they need to reach MLflow, and how they get memory."""
-    return allocator.ENVIRONMENT | {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    return memory.ENVIRONMENT | {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
 
 
 class _LocalTrainer(TorchTrainer):

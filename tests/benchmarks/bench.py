@@ -23,7 +23,7 @@ import torch
 from jobs import JOBS, PairJob
 from kept import keep
 
-from rnnlm.allocator import ENVIRONMENT
+from rnnlm.memory import ENVIRONMENT
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -24,8 +24,8 @@ import torch.multiprocessing as mp
 from jobs import JOBS, TextJob
 from kept import keep
 
-from rnnlm.allocator import ENVIRONMENT
 from rnnlm.data.ragged import Ragged
+from rnnlm.memory import ENVIRONMENT
 from rnnlm.models.config import LanguageModelConfig
 from rnnlm.optim.config import OptimConfig
 from rnnlm.training.build import build_run, seeded_model

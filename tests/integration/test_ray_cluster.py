@@ -94,7 +94,7 @@ def test_a_running_ray_is_joined_and_left_running(ray_session: Session) -> None:
 
 
 def test_memory_stays_with_a_worker(ray_session: Session) -> None:
-    """As `tests/unit/core/test_allocator.py` shows of a process with that environment."""
+    """As `tests/unit/core/test_memory.py` shows of a process with that environment."""
 
     @ray.remote
     def faults() -> int:

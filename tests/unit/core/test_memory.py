@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rnnlm.allocator import ENVIRONMENT
+from rnnlm.memory import ENVIRONMENT
 
 FAULTS = """
 import resource, threading, torch
