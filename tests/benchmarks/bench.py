@@ -59,41 +59,53 @@ def _fastest(work: Any, turns: int = 7) -> float:
 
 @dataclass
 class Side:
-    """A process that does one job when it is told to."""
+    """Processes that do one job side by side when they are told to."""
 
     name: str
-    process: "subprocess.Popen[str]"
+    processes: "list[subprocess.Popen[str]]"
     rates: list[float]
 
     @classmethod
-    def start(cls, command: list[str], threads: int) -> "Side | str":
-        """The process once it is ready; else the last line that it said. Ours has the environment of a training's workers."""
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        if OURS in command:
-            environment |= ENVIRONMENT
-        process = subprocess.Popen(
-            command, cwd=HERE, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                return cls(json.loads(line)["name"], process, [])
-        return (process.stderr.read().strip().splitlines() or ["ended"])[-1]
+    def start(cls, command: list[str], threads: int, processes: int = 1) -> "Side | str":
+        """The processes once they are ready; else the last line that one of them said."""
+        name, started = "", []
+        for _ in range(processes):
+            process = _start([*command, "--threads", str(threads)], threads)
+            started.append(process)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            line = next((line for line in process.stdout if line.startswith("{")), None)
+            if line is None:
+                return (process.stderr.read().strip().splitlines() or ["ended"])[-1]
+            name = json.loads(line)["name"] + (f", {processes} processes" if processes > 1 else "")
+        return cls(name, started, [])
 
     def turn(self, seconds: float) -> None:
         """Work for so long."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        self.rates.append(json.loads(self.process.stdout.readline())["rate"])
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{seconds}\n")
+            process.stdin.flush()
+        self.rates.append(
+            sum(json.loads(process.stdout.readline())["rate"] for process in self.processes if process.stdout)
+        )
 
     def end(self) -> None:
-        """Let it end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        """Let them end."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+
+
+def _start(command: list[str], threads: int) -> "subprocess.Popen[str]":
+    """A process; one of ours has the environment of a training's workers."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if OURS in command:
+        environment |= ENVIRONMENT
+    return subprocess.Popen(
+        command, cwd=HERE, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )  # fmt: skip
 
 
 def commands(name: str, work: str, beam: int) -> list[list[str]]:
@@ -122,12 +134,15 @@ def measure(
     sides: list[Side] = []
     rows: list[dict[str, Any]] = []
     job = JOBS[name]
+    # A batch job decodes in processes of one thread each, so where there are more cores both ways are tried, of all sides.
+    ways = [(threads, 1), *([(1, threads)] if work == "decode" and threads > 1 else [])]
     for command in commands(name, work, beam):
-        made = Side.start([*command, "--threads", str(threads)], threads)
-        if isinstance(made, str):
-            print(f"{name} {work}: {' '.join(command[1:])} does not run: {made}")
-        else:
-            sides.append(made)
+        for each_threads, processes in ways:
+            made = Side.start(command, each_threads, processes)
+            if isinstance(made, str):
+                print(f"{name} {work}: {' '.join(command[1:])} does not run: {made}")
+            else:
+                sides.append(made)
     for _ in range(turns):
         for side in sides:
             side.turn(seconds)
