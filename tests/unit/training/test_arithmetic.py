@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,29 @@ def test_on_a_cpu_an_array_is_not_copied() -> None:
     tensor = resolve(ComputeConfig(), "cpu", SMALL).tensor(values)
     values[1] = 7
     assert tensor.tolist() == [0, 7, 0]
+
+
+@pytest.fixture
+def usual_products() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("usual_products")
+@pytest.mark.parametrize(("errors", "kept"), [((6e-5, 1.2e-4), "medium"), ((6e-5, 0.1), "highest")])
+def test_products_in_fp32_are_fast_only_where_they_are_as_exact(
+    errors: tuple[float, float], kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remaining = iter(errors)
+    monkeypatch.setattr(arithmetic, "_product_error", lambda: next(remaining))
+    arithmetic.choose_fp32_products()
+    assert torch.get_float32_matmul_precision() == kept
+
+
+@pytest.mark.usefixtures("usual_products")
+def test_products_in_fp32_stay_fp32_on_this_cpu() -> None:
+    usual = arithmetic._product_error()
+    resolve(ComputeConfig(precision="fp32"), "cpu", torch.nn.Linear(2, 2))
+    assert 0 < arithmetic._product_error() <= arithmetic.MOST_ERROR * usual < 1e-3
