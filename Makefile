@@ -63,6 +63,7 @@ results: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py $(JOBS) $(OPTIONS)
+	$(BIN)/python tests/benchmarks/picture.py
 
 bench-corpus bench-startup bench-scaling: install
 	$(BIN)/python tests/benchmarks/$(@:bench-%=%).py $(OPTIONS)

@@ -84,7 +84,8 @@ def test_seeds_are_one_row_with_mean_and_spread() -> None:
     ).splitlines()
     assert len(table) == 4
     assert table[2] == (
-        "| `ptb_lstm` | perplexity 81.50 (80.00 to 83.00, 2 seeds) | 9.70 M (3.30 M) | 3,550 | 2 x X "
+        f"| `ptb_lstm` | perplexity 81.50 (80.00 to 83.00, 2 seeds) | {results.BESIDE['ptb_lstm']} | 9.70 M (3.30 M) | 3,550 "
+        "| 2 x X "
         "| `make long NAME=ptb_lstm DATA=... SEEDS=0,1` |"
     )
     assert 'OPTIONS="compute.precision=fp32"' in table[3]
@@ -97,7 +98,7 @@ def test_signatures_nats_and_results_of_before() -> None:
     chars = result(primary="bits_per_byte", metrics=metrics)
     assert "bits per byte 2.038, nats a token 1.413" in results.render([chars])
     old = {key: value for key, value in bleu.items() if key in ("name", "options", "machine", "exit_code", "metrics")}
-    assert "| bleu 39.90 |  |  |" in results.render([old])
+    assert f"| bleu 39.90 | {results.BESIDE['ptb_lstm']} |  |  |" in results.render([old])
 
 
 def test_a_comparison_is_a_table_of_its_own() -> None:
