@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from rnnlm import __version__, experiment, memory
+from rnnlm import __version__, experiment
 from rnnlm.batch.lease import MODES, check_lockable, locking
 from rnnlm.console import Console
 from rnnlm.errors import AlertError, RnnlmError, UnreachableError, UsageError
@@ -228,7 +228,7 @@ def execute(
     run: Callable[[Where], Outcome],
 ) -> int:
     """Run a stage with a log file, live progress, and clean ends whatever happens."""
-    for name, value in {**QUIET, **memory.ENVIRONMENT}.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     started = time.perf_counter()
     with Console(log_path(options.store, stage_name)) as console, Interrupts() as interrupts:

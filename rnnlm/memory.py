@@ -1,10 +1,7 @@
-"""How a process that computes gets memory, and what it keeps.
+"""How a process that trains gets memory, and what it keeps.
 
 A training step makes and drops the same large tensors again and again. By default glibc takes each from the kernel and gives
 it back, and the kernel clears it, page by page of 4 KiB, every time.
-
-oneDNN keeps what it has prepared for each shape of a product or a layer, some megabytes of it, and 1,024 of these by default.
-Batches of sentences have hundreds of shapes.
 """
 
 ENVIRONMENT = {
@@ -17,7 +14,6 @@ ENVIRONMENT = {
             "top_pad": 64 << 20,
             "arena_max": 1,  # other arenas, which other threads than the first get, are small ones
         }.items()
-    ),
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # of a step with two dozen shapes all; with 16 it took a third longer
+    )
 }
-"""The first has to be there when a process starts: other C libraries, and a glibc that does not know a name, ignore it."""
+"""Has to be there when the process starts. Other C libraries, and a glibc that does not know a name, ignore it."""

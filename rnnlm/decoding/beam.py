@@ -11,7 +11,7 @@ Each step extends every open hypothesis of a row by every token and keeps the K 
 With K >= V^(L-1) nothing is ever pruned that could win: the result is that of exhaustive search over all sequences that
 end in `<eos>` or have L tokens.
 
-Shapes: B rows of the batch, A rows that go on, K beams, N = A x K, V vocabulary, T steps.
+Shapes: B rows of the batch, A rows that are still in it, K beams, N = A x K, V vocabulary, T steps.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rnnlm.decoding.decoder import Decoded, Decoder, Start, banned
+from rnnlm.decoding.decoder import Decoded, Decoder, Start, banned, staying
 from rnnlm.decoding.processors import stable_topk
 
 
@@ -83,14 +83,19 @@ def beam_search(
         width = open_AK.shape[1]
         open_AK = kept.log_probs_AK.masked_fill(complete_AK, -torch.inf)
         bound_A = open_AK.amax(1) / max_length**length_penalty
-        on = ((num_ended_A < beam_size) & (bound_A > best.score_B[rows_A])).nonzero()[:, 0]
-        if len(on) == 0:
+        on_A = (num_ended_A < beam_size) & (bound_A > best.score_B[rows_A])
+        if not on_A.any():
             break
-        state = state.select((on[:, None] * width + kept.parents_AK[on]).flatten())
-        if len(on) < len(rows_A):
-            rows_A, num_ended_A, open_AK = rows_A[on], num_ended_A[on], open_AK[on]
-            memory = memory if memory is None else memory.select(on)
-        ids_N = kept.tokens_AK[on].flatten()
+        open_AK = open_AK.masked_fill(~on_A[:, None], -torch.inf)  # nothing more comes of a row that is done
+        places, parents_AK, tokens_AK = staying(on_A), kept.parents_AK, kept.tokens_AK
+        if places is None:
+            places = torch.arange(len(rows_A), device=device)
+        else:
+            rows_A, num_ended_A, open_AK = rows_A[places], num_ended_A[places], open_AK[places]
+            parents_AK, tokens_AK = parents_AK[places], tokens_AK[places]
+            memory = memory if memory is None else memory.select(places)
+        state = state.select((places[:, None] * width + parents_AK).flatten())
+        ids_N = tokens_AK.flatten()
     return _trace_back(best, trace)
 
 

@@ -1,7 +1,7 @@
 """Greedy decoding and sampling, one token a step for every unfinished row of a batch.
 
 A row's random numbers are a function of (seed, key of the row, step), so that its draw does not depend on the rows that
-happen to be decoded with it. Shapes: B rows, A rows that go on, V vocabulary, T steps.
+happen to be decoded with it. Shapes: B rows, A rows that are still in the batch, V vocabulary, T steps.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnlm.decoding.decoder import Decoded, Decoder, Start, banned
+from rnnlm.decoding.decoder import Decoded, Decoder, Start, banned, staying
 from rnnlm.decoding.next_token import NextToken, ban
 from rnnlm.decoding.processors import candidates
 
@@ -86,20 +86,21 @@ def random_choice(
 def steps(decoder: Decoder, start: Start, choose: Choose, *, max_length: int, min_length: int) -> Iterator[StepTokens]:
     """Make one token a step for each row, until every row has made `<eos>` or `max_length` tokens.
 
-    Finished rows leave the batch. Nothing is kept from step to step but the model's state.
+    Finished rows leave the batch, soon after. Nothing is kept from step to step but the model's state.
     """
     ids_A, state, memory = start
     rows_A = torch.arange(ids_A.shape[0], device=ids_A.device)
+    on_A = torch.ones_like(rows_A, dtype=torch.bool)
     for step in range(max_length):
         next_token, state = decoder.step(ids_A, state, memory)
         ids_A, log_probs_A = choose(next_token, banned(decoder, step, min_length), rows_A, step)
-        yield StepTokens(rows_A, ids_A, log_probs_A)
-        on = (ids_A != decoder.eos_id).nonzero()[:, 0]
-        if len(on) == 0:
+        yield StepTokens(rows_A[on_A], ids_A[on_A], log_probs_A[on_A])
+        on_A &= ids_A != decoder.eos_id
+        if not on_A.any():
             return
-        if len(on) < len(ids_A):
-            rows_A, ids_A, state = rows_A[on], ids_A[on], state.select(on)
-            memory = memory if memory is None else memory.select(on)
+        if (places := staying(on_A)) is not None:
+            rows_A, ids_A, on_A, state = rows_A[places], ids_A[places], on_A[places], state.select(places)
+            memory = memory if memory is None else memory.select(places)
 
 
 @torch.inference_mode()

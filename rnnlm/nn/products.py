@@ -16,6 +16,8 @@ from torch import Tensor
 Precision = Literal["fp32", "bf16", "int8"]
 STEP = 1 / 127
 """What 1 stands for in a carried int8."""
+LEAST_ROWS = 8
+"""Of a product in int8."""
 
 
 def has_bf16() -> bool:
@@ -85,10 +87,10 @@ class Product:
                 return self._bf16(x_NI).float()
             case "int8":
                 made_NO: Tensor = torch.ops.onednn.qlinear_pointwise(
-                    x_NI, STEP, 0, self._weight, self._scale_O, self._zero_O, self._bias_O,
+                    _enough_rows(x_NI), STEP, 0, self._weight, self._scale_O, self._zero_O, self._bias_O,
                     1.0, 0, torch.float32, "none", [], "",
                 )  # fmt: skip
-                return made_NO
+                return made_NO[: len(x_NI)]
 
     def add_to(self, sum_NO: Tensor, x_NI: Tensor) -> Tensor:
         """The product added to `sum_NO`, fp32, in place."""
@@ -100,12 +102,23 @@ class Product:
             case "bf16":
                 return sum_NO.add_(self._bf16(x_NI))
             case "int8":
+                both_NO = _enough_rows(sum_NO)
                 torch.ops.onednn.qlinear_pointwise.binary(
-                    x_NI, STEP, 0, self._weight, self._scale_O, self._zero_O, sum_NO, self._bias_O,
+                    _enough_rows(x_NI), STEP, 0, self._weight, self._scale_O, self._zero_O, both_NO, self._bias_O,
                     1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none", [], "",
                 )  # fmt: skip
-                return sum_NO
+                return sum_NO if both_NO is sum_NO else sum_NO.copy_(both_NO[: len(sum_NO)])
 
     def _bf16(self, x_NI: Tensor) -> Tensor:
         made_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, self._bias_O, "none", [], "")
         return made_NO
+
+
+def _enough_rows(x: Tensor) -> Tensor:
+    """The same rows, and zeros below them where they are few.
+
+    oneDNN gives small int8 products (a few hundred values, or one row) to its reference code, which can take hundreds of times as
+    long as the product of eight rows.
+    """
+    missing = LEAST_ROWS - len(x)
+    return x if missing <= 0 else torch.nn.functional.pad(x, (0, 0, 0, missing))

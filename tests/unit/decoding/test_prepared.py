@@ -16,7 +16,7 @@ from rnnlm.errors import UsageError
 from rnnlm.models.build import build_model
 from rnnlm.models.config import LanguageModelConfig, Seq2SeqConfig, TransformerConfig
 from rnnlm.nn import inference
-from rnnlm.nn.products import Precision, supports
+from rnnlm.nn.products import Precision, Product, supports
 
 VOCAB_SIZE = 90
 SEQ2SEQ: dict[str, Any] = {"embedding_size": 24, "hidden_size": 32}
@@ -169,3 +169,18 @@ def test_a_long_stream_keeps_nothing(precision: Precision) -> None:
     stream = steps(decoder, decoder.start(rows(1)), most_probable, max_length=400, min_length=400)
     counts = [kept() for number, _ in enumerate(stream) if number in (20, 390)]
     assert counts[0] == counts[1]
+
+
+@pytest.mark.skipif(not supports("int8"), reason="this CPU has no instructions for int8")
+@pytest.mark.parametrize("outputs", [40, 300])
+def test_few_rows_in_int8_are_as_in_a_larger_batch(outputs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    product = Product(torch.randn(outputs, 64, generator=generator), torch.randn(outputs, generator=generator), "int8")
+    rows = torch.randint(-127, 128, (20, 64), generator=generator).to(torch.int8)
+    begun = torch.randn(20, outputs, generator=generator)
+    whole, added = product(rows), product.add_to(begun.clone(), rows)
+    for count in (1, 2, 7, 8):
+        assert torch.equal(product(rows[:count]), whole[:count])
+        total = begun[:count].clone()
+        assert product.add_to(total, rows[:count]) is total
+        assert torch.equal(total, added[:count])
