@@ -2,7 +2,7 @@
 
     make bench-scaling
 
-Job b's shape, one thread a worker, gloo on this machine; lanes shared out, and as many for each worker as one has. Measured
+Job b's shape, one thread a worker, on this machine; lanes shared out, and as many for each worker as one has. Measured
 alone: a step with all lanes, a step with half of them, and the sum of a flat tensor over two workers at another size than the
 model's. Predicted from these: a step of two workers.
 """
@@ -80,9 +80,11 @@ def worker(rank: int, workers: int, meeting: str, lanes: int, precision: Precisi
     """One of so many: the link first, where there is one, then the training."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
-    probe = torch.ones(PROBE_FLOATS)
-    link_s = seconds(lambda: dist.all_reduce(probe), turns)
-    step, num_weights = training(lanes, precision, TorchCollective() if workers > 1 else Alone())
+    collective = TorchCollective() if workers > 1 else Alone()
+    probe = torch.zeros(PROBE_FLOATS)
+    probe.grad = torch.zeros_like(probe)
+    link_s = seconds(lambda: collective.sum_gradients([probe]), turns)
+    step, num_weights = training(lanes, precision, collective)
     step_s = seconds(step, turns)
     if rank == 0:
         Path(result).write_text(f"{link_s} {step_s} {num_weights}")

@@ -99,6 +99,9 @@ def test_signatures_nats_and_results_of_before() -> None:
     assert "bits per byte 2.038, nats a token 1.413" in results.render([chars])
     old = {key: value for key, value in bleu.items() if key in ("name", "options", "machine", "exit_code", "metrics")}
     assert f"| bleu 39.90 | {results.BESIDE['ptb_lstm']} |  |  |" in results.render([old])
+    assert results.render([old, bleu]).count("bleu 39.90") == 1
+    rouge = {"test/rouge1": 36.0, "test/rouge2": 15.5, "test/rougeL": 31.5}
+    assert "rouge1 36.00, rouge2 15.50, rougeL 31.50" in results.render([result(primary="rougeL", metrics=rouge)])
 
 
 def test_a_comparison_is_a_table_of_its_own() -> None:
