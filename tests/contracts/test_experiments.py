@@ -34,7 +34,7 @@ FILES = {
 VOCABULARIES = {"ptb": 10_001, "tinyshakespeare": 68, "wikitext2": 33_280, "wikitext103": 267_737}
 """What the corpus has, where that is less than the most that the file allows."""
 SIZE = re.compile(r"^# ([\d.]+) M parameters \(([\d.]+) M without embeddings\); ", re.M)
-PLACE = re.compile(r"\b(minutes?|hours|days)\b[^;]* (two cores|one GPU|eight GPUs)")
+PLACE = re.compile(r"\b(minutes?|hours|days)\b[^;]* (two cores|one core|one GPU|eight GPUs)")
 
 
 def load(name: str, *overrides: str) -> Experiment:
