@@ -31,10 +31,11 @@ class Joined:
         """A view or a copy: of a slice without a step, or of an array of numbers of values, negative ones from the end."""
         if isinstance(key, slice):
             start, stop, _ = key.indices(len(self))
+            first = int(np.searchsorted(self._starts, start, "right")) - 1
+            last = int(np.searchsorted(self._starts, stop, "left")) if start < stop else first
             pieces = [
-                part[max(0, start - begin) : max(0, stop - begin)]
-                for part, begin in zip(self._parts, self._starts.tolist(), strict=False)
-                if begin < stop and start < begin + len(part)
+                self._parts[number][max(0, start - int(self._starts[number])) : stop - int(self._starts[number])]
+                for number in range(first, last)
             ]
             return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, self.dtype), *pieces])
         index = np.where(key < 0, key + len(self), key)

@@ -84,10 +84,11 @@ def beam_search(
         open_AK = kept.log_probs_AK.masked_fill(complete_AK, -torch.inf)
         bound_A = open_AK.amax(1) / max_length**length_penalty
         on_A = (num_ended_A < beam_size) & (bound_A > best.score_B[rows_A])
-        if not on_A.any():
+        count = int(on_A.count_nonzero())
+        if not count:
             break
         open_AK = open_AK.masked_fill(~on_A[:, None], -torch.inf)  # nothing more comes of a row that is done
-        places, parents_AK, tokens_AK = staying(on_A), kept.parents_AK, kept.tokens_AK
+        places, parents_AK, tokens_AK = staying(on_A, count), kept.parents_AK, kept.tokens_AK
         if places is None:
             places = torch.arange(len(rows_A), device=device)
         else:

@@ -53,16 +53,16 @@ def banned(decoder: Decoder, num_done: int, min_length: int) -> list[int]:
     return [decoder.pad_id, decoder.eos_id] if num_done < min_length else [decoder.pad_id]
 
 
-def staying(on_A: Tensor) -> Tensor | None:
+def staying(on_A: Tensor, count: int) -> Tensor | None:
     """Places of the rows that stay in a batch in which not all go on; None: all stay.
 
     With those that go on stay some that are finished, so that batches come in few sizes, at most an eighth larger than
     needed: what a library prepares for the shape of a product costs about as much as the product.
 
     Args:
-        on_A: which rows go on; at least one.
+        on_A: which rows go on.
+        count: how many, at least one.
     """
-    count = int(on_A.count_nonzero())
     unit = 1 << max(0, count.bit_length() - 4)
     size = -(-count // unit) * unit
     if size >= len(on_A):

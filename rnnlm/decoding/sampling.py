@@ -91,14 +91,17 @@ def steps(decoder: Decoder, start: Start, choose: Choose, *, max_length: int, mi
     ids_A, state, memory = start
     rows_A = torch.arange(ids_A.shape[0], device=ids_A.device)
     on_A = torch.ones_like(rows_A, dtype=torch.bool)
+    count = len(rows_A)
     for step in range(max_length):
         next_token, state = decoder.step(ids_A, state, memory)
         ids_A, log_probs_A = choose(next_token, banned(decoder, step, min_length), rows_A, step)
-        yield StepTokens(rows_A[on_A], ids_A[on_A], log_probs_A[on_A])
+        made = StepTokens(rows_A, ids_A, log_probs_A)
+        yield made if count == len(rows_A) else StepTokens(*(each[on_A] for each in made))
         on_A &= ids_A != decoder.eos_id
-        if not on_A.any():
+        count = int(on_A.count_nonzero())
+        if not count:
             return
-        if (places := staying(on_A)) is not None:
+        if (places := staying(on_A, count)) is not None:
             rows_A, ids_A, on_A, state = rows_A[places], ids_A[places], on_A[places], state.select(places)
             memory = memory if memory is None else memory.select(places)
 

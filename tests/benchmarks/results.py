@@ -24,7 +24,6 @@ PRIMARY = ("bleu", "rouge1", "bits_per_byte", "perplexity")
 HEADER = ["experiment", "figure", "beside it", "parameters (without embeddings)", "training, s", "machine", "command"]
 BESIDE = {
     "multi30k_de_en": "28.1 (tutorial GRU with attention), 33.5 (best public RNN found)",
-    "multi30k_en_de": "35.5 and 38.1 (2017; recalled, not looked up)",
     "samsum": "first three turns 31.3 / 8.7 / 24.2, longest three 32.3 / 10.4 / 24.6, by the same scorer",
     "ptb_lstm": "115.9 (two layers of 200, Zaremba et al. 2014)",
     "ptb_lstm_tuned": "82.1 (two layers of 650, Zaremba et al. 2014)",
