@@ -19,6 +19,7 @@ from rnnlm.text.special import EOS_ID, PAD_ID
 
 _BAND_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 _ROWS_TO_CHOOSE_FROM = 200_000
+_ROWS_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,19 @@ def _cut(lengths_S: np.ndarray, lengths_T: np.ndarray, batch_tokens: int) -> np.
         stop = start + max(1, batch_tokens // int(lengths_S[start] + lengths_T[start]))
         longest = np.maximum.accumulate(lengths_S[start:stop]) + np.maximum.accumulate(lengths_T[start:stop])
         positions = longest * np.arange(1, len(longest) + 1)
-        start += max(1, int(np.searchsorted(positions, batch_tokens, "right")))
+        start += few_rows(int(np.searchsorted(positions, batch_tokens, "right")))
         bounds.append(start)
     return np.array(bounds, np.int64)
+
+
+def few_rows(most: int) -> int:
+    """Rows of a batch that has room for so many: a multiple of 16, or, of fewer than 128, of an eighth to a quarter.
+
+    Recurrent layers multiply a batch's rows at every step, and oneDNN compiles for each number of them anew, which may take
+    longer than the products themselves; the tiles of a CPU with AMX have 16 rows.
+    """
+    step = min(_ROWS_STEP, max(1, 1 << most.bit_length() >> 3))
+    return max(1, most - most % step)
 
 
 def _share_bounds(costs: np.ndarray, batch_bounds: np.ndarray, world_size: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """An LSTM over a window for CPUs with bf16 instructions: one autograd node, few large products.
 
-Shapes: T time, B batch, X input size, H hidden size, G = 4 H gates.
+Shapes: T time, B batch, X input size, H hidden size, G = 4 H gates, P = T B steps or, in bf16, a few more rows.
 
 What differs from step-by-step autograd, and from oneDNN's LSTM, whose backward pass is slow for wide layers:
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rnnlm.nn.products import has_bf16
+from rnnlm.nn.shapes import padded, product_rows
 
 CHUNK_ELEMENTS = 1 << 15
 """Values [t, B, H] of some steps that the backward pass prepares at a time."""
@@ -60,8 +61,8 @@ class _Window(torch.autograd.Function):
         double_G[2] = 2
         double_G = double_G.view(-1)
         recurrence = _Product(weight_hh_GH * double_G[:, None], batch)
-        gates_NG = x_TBX.reshape(steps * batch, -1) @ (weight_xh_GX * double_G[:, None]).t()
-        gates_TBG = gates_NG.view(steps, batch, -1)
+        gates_NG = _all_rows(x_TBX) @ (weight_xh_GX * double_G[:, None]).t()
+        gates_TBG = gates_NG[: steps * batch].view(steps, batch, -1)
         bias_G = bias_G.to(kind) * double_G
         hidden_TBH = x_TBX.new_empty(steps + 1, batch, size)
         cells_TBH = torch.empty(steps + 1, batch, size, dtype=kind)
@@ -85,7 +86,9 @@ class _Window(torch.autograd.Function):
         x_TBX, hidden_TBH, cells_TBH, tanh_TBH, open_TBG, weight_xh_GX, weight_hh_GH = ctx.saved_tensors
         steps, batch, size = tanh_TBH.shape
         recurrence = _Product(weight_hh_GH.t(), batch)
-        dgates_TBG = torch.empty(steps, batch, 4, size, dtype=weight_hh_GH.dtype)
+        flat_PG = weight_hh_GH.new_empty(product_rows(steps * batch, weight_hh_GH.dtype, x_TBX.device), 4 * size)
+        flat_PG[steps * batch :] = 0
+        dgates_TBG = flat_PG[: steps * batch].view(steps, batch, 4, size)
         dc_BH = dc_BH.to(tanh_TBH.dtype)
         later_BH = torch.zeros_like(dc_BH)
         sum_BG = torch.zeros_like(open_TBG[0])
@@ -103,17 +106,22 @@ class _Window(torch.autograd.Function):
                 sum_BG += slope_BG
                 dc_BH = dc_BH * open_TBG[t, :, 1]
                 later_BH = recurrence(dgates_TBG[t].view(batch, -1))
-        flat_NG = dgates_TBG.view(steps * batch, -1)
         needs = ctx.needs_input_grad
-        dx_TBX = torch.mm(flat_NG, weight_xh_GX).view(steps, batch, -1) if needs[0] else None
+        dx_TBX = torch.mm(flat_PG, weight_xh_GX)[: steps * batch].view(steps, batch, -1) if needs[0] else None
         return (
             dx_TBX,
             later_BH,
             dc_BH,
-            torch.mm(flat_NG.t(), x_TBX.reshape(steps * batch, -1)) if needs[3] else None,
-            torch.mm(flat_NG.t(), hidden_TBH[:-1].reshape(steps * batch, -1)) if needs[4] else None,
+            torch.mm(flat_PG.t(), _all_rows(x_TBX)) if needs[3] else None,
+            torch.mm(flat_PG.t(), _all_rows(hidden_TBH[:-1])) if needs[4] else None,
             sum_BG.sum(0).view(-1) if needs[5] else None,
         )
+
+
+def _all_rows(x_TBX: Tensor) -> Tensor:
+    """All steps below each other, [T B, X], and perhaps zeros below them."""
+    x_NX = x_TBX.reshape(-1, x_TBX.shape[2])
+    return padded(x_NX, product_rows(x_NX.shape[0], x_NX.dtype, x_NX.device))
 
 
 def _slopes(open_tBG: Tensor, before_tBH: Tensor, tanh_tBH: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rnnlm.nn.shapes import padded, product_rows
+
 PAD_ID = 0
 BLOCK_ELEMENTS = 1 << 24
 """Logits made by one product on a CPU: the more rows it has, the fewer times the weights' gradient is read and written."""
@@ -129,7 +131,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         kind = features_NE.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VE.dtype
-        rows = _RealRows(target_N)
+        rows = _Rows.real(target_N, dtype)
         target_R = rows.take(target_N)
         layer = _Layer(rows.take(features_NE).to(dtype), weight_VE.to(dtype), bias_V.to(dtype))
         gradient = layer.empty_gradient() if wants_gradient else None
@@ -171,23 +173,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
-class _RealRows:
-    """Rows whose target is not padding; all rows where dropping some would cost more than it saves."""
+class _Rows:
+    """Some rows of N, and rows of padding after them where products are faster with few different numbers of rows.
 
-    def __init__(self, target_N: Tensor) -> None:
+    Args:
+        index_R: which; None: all.
+        num_rows: N.
+        dtype: of the products.
+        device: of all tensors.
+    """
+
+    def __init__(self, index_R: Tensor | None, num_rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._num_rows = num_rows
+        self._index_R = index_R
+        self._num_taken = num_rows if index_R is None else index_R.shape[0]
+        self._num_padded = product_rows(self._num_taken, dtype, device)
+
+    @classmethod
+    def real(cls, target_N: Tensor, dtype: torch.dtype) -> "_Rows":
+        """Those whose target is not padding; all where dropping some would cost more than it saves."""
         index_R = None if target_N.is_cuda else target_N.nonzero()[:, 0]
-        self._num_rows = target_N.shape[0]
-        self._index_R = None if index_R is None or index_R.shape[0] == self._num_rows else index_R
+        if index_R is not None and index_R.shape[0] == target_N.shape[0]:
+            index_R = None
+        return cls(index_R, target_N.shape[0], dtype, target_N.device)
 
     def take(self, x_NX: Tensor) -> Tensor:
-        """The real rows."""
-        return x_NX if self._index_R is None else x_NX.index_select(0, self._index_R)
+        """These rows, then zeros (as targets, padding)."""
+        return padded(x_NX if self._index_R is None else x_NX.index_select(0, self._index_R), self._num_padded)
 
     def spread(self, x_RX: Tensor) -> Tensor:
-        """The real rows in their places, zeros at the others."""
+        """These rows in their places, zeros at the others."""
+        x_RX = x_RX[: self._num_taken]
         if self._index_R is None:
             return x_RX
-        return x_RX.new_zeros(self._num_rows, *x_RX.shape[1:]).index_copy_(0, self._index_R, x_RX)
+        return self.add(x_RX, x_RX.new_zeros(self._num_rows, *x_RX.shape[1:]))
+
+    def add(self, x_RX: Tensor, total_NX: Tensor) -> Tensor:
+        """The total, with these rows added to it."""
+        if self._index_R is None:
+            return total_NX.add_(x_RX[: self._num_taken])
+        return total_NX.index_add_(0, self._index_R, x_RX[: self._num_taken])
 
 
 class _Losses(NamedTuple):
@@ -283,16 +308,18 @@ def _clustered(
         gradient.bias[:first] = head_gradient.bias[:first]
     for number, (start, stop) in enumerate(clusters.bounds(layer.weight.shape[0]), 1):
         index_R = (number_N == number).nonzero()[:, 0]
-        tail = _Layer(layer.features[index_R], layer.weight[start:stop], layer.bias[start:stop])
+        rows = _Rows(index_R, target_N.shape[0], layer.weight.dtype, target_N.device)
+        tail = _Layer(rows.take(layer.features), layer.weight[start:stop], layer.bias[start:stop])
         tail_gradient = None
         if gradient:
             features_RE = torch.empty_like(tail.features)
             tail_gradient = _Layer(features_RE, gradient.weight[start:stop], gradient.bias[start:stop])
-        more = _pieces(tail, target_N[index_R] - start, real_N[index_R], None, smoothing, tail_gradient)
-        losses.objective.index_add_(0, index_R, more.objective)
-        losses.nats.index_add_(0, index_R, more.nats)
+        tail_target_R = rows.take(target_N - start)
+        more = _pieces(tail, tail_target_R, rows.take(real_N), None, smoothing, tail_gradient)
+        rows.add(more.objective, losses.objective)
+        rows.add(more.nats, losses.nats)
         if gradient and tail_gradient:
-            gradient.features.index_add_(0, index_R, tail_gradient.features)
+            rows.add(tail_gradient.features, gradient.features)
     if head_gradient is None:
         return losses, (None, None)
     return losses, (head_gradient.weight[first:], head_gradient.bias[first:])

@@ -16,7 +16,7 @@ from rnnlm.training.config import ComputeConfig
 _log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
-SHAPES_VARIABLE, SHAPES_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"
+SHAPES_VARIABLE, SHAPES_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"
 """oneDNN keeps what it has prepared for a shape, some megabytes of it in training, 1,024 of these by default, and batches of
 sentences have hundreds of shapes. A step has a few dozen: with room for 16 it took a third longer. Read at oneDNN's first product.
 """

