@@ -70,6 +70,26 @@ JOBS: dict[str, TextJob | PairJob] = {
 SENTENCES = 256
 """Sentences of one round of decoding: of job e's shape, S tokens each, T tokens made, the end of a sentence not allowed."""
 
+REAL_BATCH = 64
+"""Sentences that are translated together where trained models are compared, on both sides."""
+REAL_DROPOUT, REAL_SMOOTHING = 0.3, 0.1
+"""Of their training."""
+
+
+def serve_beams(translate: Callable[[int, str], list[list[int]]], **facts: Any) -> None:
+    """Be a trained model that is measured: on each line with a beam's width and a variant, translate the test set.
+
+    Args:
+        translate: from width and variant to the tokens of each sentence.
+        facts: said at the start.
+    """
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        beam, _, variant = line.strip().partition(" ")
+        started = time.perf_counter()
+        outputs = translate(int(beam), variant)
+        print(json.dumps({"seconds": time.perf_counter() - started, "outputs": outputs}), flush=True)
+
 
 def serve(step: Callable[[], int], **facts: Any) -> None:
     """Be a process that is measured: on each line with a number of seconds, work for about so long and say how fast it was.
