@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="of the source; default all")
     parser.add_argument("--minutes", type=float, default=2.0, help="of training")
     parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     sources, targets = (path.read_text("utf-8").splitlines() for path in (given.source, given.target))
     rows = sources[: given.rows]
     decode = {
