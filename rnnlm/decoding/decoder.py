@@ -14,6 +14,7 @@ from torch import Tensor
 from rnnlm.decoding.next_token import LogProbs, NextToken
 from rnnlm.models.language_model import LanguageModel
 from rnnlm.models.seq2seq import Seq2Seq
+from rnnlm.nn.shapes import few
 from rnnlm.nn.state import State
 
 
@@ -63,8 +64,7 @@ def staying(on_A: Tensor, count: int) -> Tensor | None:
         on_A: which rows go on.
         count: how many, at least one.
     """
-    unit = 1 << max(0, count.bit_length() - 4)
-    size = -(-count // unit) * unit
+    size = few(count, least_step=1)
     if size >= len(on_A):
         return None
     return torch.argsort(~on_A, stable=True)[:size]

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 LEAST_STEP = 16
 
 
-def few(num_rows: int) -> int:
-    """The next of about eight sizes from any number to its double: 3 % more rows on average, and at most an eighth or 15."""
-    step = max(LEAST_STEP, 1 << max(num_rows.bit_length() - 4, 0))
+def few(num_rows: int, least_step: int = LEAST_STEP) -> int:
+    """The next of about eight sizes from any number to its double, multiples of `least_step`: 3 % more rows on average, at most
+    an eighth or `least_step - 1`.
+    """
+    step = max(least_step, 1 << max(num_rows.bit_length() - 4, 0))
     return -(-num_rows // step) * step
 
 
