@@ -194,7 +194,7 @@ def _cut(lengths_S: np.ndarray, lengths_T: np.ndarray, batch_tokens: int) -> np.
 
 
 def few_rows(most: int) -> int:
-    """Rows of a batch that has room for so many: a multiple of 16, or, of fewer than 128, of an eighth to a quarter.
+    """Rows of a batch that has room for so many: a multiple of 16; of fewer than 64, of 8, 4 or 2.
 
     Recurrent layers multiply a batch's rows at every step, and oneDNN compiles for each number of them anew, which may take
     longer than the products themselves; the tiles of a CPU with AMX have 16 rows.
