@@ -70,7 +70,8 @@ def row(results: Sequence[Result]) -> list[str]:
         parameters = f"{last['parameters'] / 1e6:.2f} M ({last['layer_parameters'] / 1e6:.2f} M)"
     seconds = [result["train_s"] for result in results if "train_s" in result]
     options = without_seed(last["options"])
-    seeds = [word.removeprefix("seed=") for result in results for word in result["options"] if word.startswith("seed=")]
+    words = [word for result in results for word in result["options"] if word.startswith("seed=")]
+    seeds = sorted((word.removeprefix("seed=") for word in words), key=int)
     command = f"make long NAME={last['name']} DATA=..."
     command += f" SEEDS={','.join(seeds)}" if seeds else ""
     command += f' OPTIONS="{" ".join(options)}"' if options else ""
