@@ -264,12 +264,13 @@ def _parquet_columns(path: Path, gzipped: bool, sample: bytes) -> tuple[str, ...
         raise DataError("is empty")
     try:
         with open_parquet(path, gzipped) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
+            rows = file.metadata.num_rows
+            names = tuple(name for column in file.schema_arrow for name in _arrow_names(column, ""))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"is not a Parquet file ({str(error).splitlines()[0]})") from None
     if rows == 0:
         raise DataError("has no rows")
-    return tuple(name for column in schema for name in _arrow_names(column, ""))
+    return names
 
 
 def _arrow_names(column: pa.Field, prefix: str) -> Iterator[str]:

@@ -125,6 +125,14 @@ def test_not_text_as_a_whole(tmp_path: Path, name: str, content: bytes, message:
     assert error.value.exit_code == 3
 
 
+def test_parquet_whose_column_has_no_name_in_utf_8(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"column": ["a"]}), tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content.replace(b"column", b"colum\x80"))
+    with pytest.raises(DataError, match="not a Parquet file"):
+        look(tmp_path / "a.parquet")
+
+
 def test_parquet_without_rows(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="no rows"):
