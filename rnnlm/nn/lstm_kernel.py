@@ -61,8 +61,8 @@ class _Window(torch.autograd.Function):
         double_G[2] = 2
         double_G = double_G.view(-1)
         recurrence = _Product(weight_hh_GH * double_G[:, None], batch)
-        gates_NG = _all_rows(x_TBX) @ (weight_xh_GX * double_G[:, None]).t()
-        gates_TBG = gates_NG[: steps * batch].view(steps, batch, -1)
+        gates_PG = _all_rows(x_TBX) @ (weight_xh_GX * double_G[:, None]).t()
+        gates_TBG = gates_PG[: steps * batch].view(steps, batch, -1)
         bias_G = bias_G.to(kind) * double_G
         hidden_TBH = x_TBX.new_empty(steps + 1, batch, size)
         cells_TBH = torch.empty(steps + 1, batch, size, dtype=kind)
