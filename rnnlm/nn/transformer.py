@@ -18,6 +18,12 @@ _LOWEST_FREQUENCY = 1e-4
 """Of the rotation, in radians a position; the highest is 1."""
 _UNSEEN = -1e4
 """Added to the score of a dropped key. It is finite, so that a token all of whose keys are dropped sees them all."""
+_HIDDEN = -1e9
+"""Added to the score of a key that a token must not see: beside any other its weight is zero. Finite, so that nothing is
+undefined where a row has no key at all.
+"""
+_BLOCK = 128
+"""Tokens of a window that attend together where each sees only the last ones before it."""
 _ATTENTION_SITE = 100_000
 """Places of dropout on attention: so much beyond those of the features."""
 
@@ -100,7 +106,7 @@ class SelfAttention(nn.Module):
         self,
         x_BTE: Tensor,
         turn: Rotation,
-        allowed: Tensor | None,
+        hidden: Tensor | None,
         cache: State | None = None,
         masks: MaskContext | None = None,
     ) -> tuple[Tensor, State]:
@@ -109,7 +115,8 @@ class SelfAttention(nn.Module):
         Args:
             x_BTE: the window.
             turn: by the positions of the window.
-            allowed: bool [B or 1, 1, T, K]; whether a token sees a key. None: all see all.
+            hidden: [B or 1, 1, T, K], from `hiding`; which keys a token does not see. None: all see all. With a cache no
+                token may see further back than K - T keys, as after `sliding_window`.
             cache: `keys` and `values` [B, K - T, E] of earlier tokens.
             masks: what dropout depends on.
 
@@ -122,8 +129,9 @@ class SelfAttention(nn.Module):
         if cache is not None:
             key = torch.cat([cache["keys"].to(key.dtype), key], dim=1)
             value_BTE = torch.cat([cache["values"].to(value_BTE.dtype), value_BTE], dim=1)
-        unseen = self.drop(self.num_heads, key.shape[1], masks)
-        read_BTE = _attend(query, _heads(key, self.num_heads), _heads(value_BTE, self.num_heads), allowed, unseen)
+        dropped = self.drop(self.num_heads, key.shape[1], masks)
+        arguments = (query, _heads(key, self.num_heads), _heads(value_BTE, self.num_heads), hidden, dropped)
+        read_BTE = _attend(*arguments) if cache is None or hidden is None else _attend_nearby(*arguments)
         return self.give(read_BTE), State({"keys": key, "values": value_BTE})
 
 
@@ -149,19 +157,19 @@ class CrossAttention(nn.Module):
         keys, values = self.read(memory_BSE).chunk(2, dim=-1)
         return State({"keys": keys, "values": values})
 
-    def forward(self, x_BTE: Tensor, prepared: State, allowed: Tensor, masks: MaskContext | None = None) -> Tensor:
+    def forward(self, x_BTE: Tensor, prepared: State, hidden: Tensor, masks: MaskContext | None = None) -> Tensor:
         """What is read, [B, T, E].
 
         Args:
             x_BTE: the queries.
             prepared: what `prepare` gave.
-            allowed: bool [B, 1, 1, S]; whether a position is real.
+            hidden: [B, 1, 1, S], from `hiding`; which positions are padding.
             masks: what dropout depends on.
         """
         query = self.query(x_BTE).view(*x_BTE.shape[:2], self.num_heads, -1)
         key, value = (_heads(prepared[name].to(query.dtype), self.num_heads) for name in ("keys", "values"))
-        unseen = self.drop(self.num_heads, key.shape[2], masks)
-        read_BTE: Tensor = self.give(_attend(query, key, value, allowed, unseen))
+        dropped = self.drop(self.num_heads, key.shape[2], masks)
+        read_BTE: Tensor = self.give(_attend(query, key, value, hidden, dropped))
         return read_BTE
 
 
@@ -228,11 +236,11 @@ class TransformerLayer(nn.Module):
         self,
         x_BTE: Tensor,
         turn: Rotation,
-        allowed: Tensor | None,
+        hidden: Tensor | None,
         *,
         cache: State | None = None,
         source: State | None = None,
-        source_allowed: Tensor | None = None,
+        source_hidden: Tensor | None = None,
         masks: MaskContext | None = None,
     ) -> tuple[Tensor, State]:
         """One layer over a window; see `SelfAttention` and `CrossAttention` for the arguments.
@@ -242,14 +250,14 @@ class TransformerLayer(nn.Module):
         Returns:
             The window [B, T, E], and the layer's cache.
         """
-        read, cache = self.self_attention(self.self_norm(x_BTE), turn, allowed, cache, masks)
+        read, cache = self.self_attention(self.self_norm(x_BTE), turn, hidden, cache, masks)
         x_BTE = x_BTE + dropout(read, self.share, masks, self.first_site)
         if self.cross_attention is not None and self.cross_norm is not None:
             assert source is not None
-            assert source_allowed is not None
+            assert source_hidden is not None
             # Rows of one source, as in a beam, ask it together, as if they were tokens of one row.
             query_BTE = self.cross_norm(x_BTE).reshape(source.num_rows, -1, x_BTE.shape[2])
-            read = self.cross_attention(query_BTE, source, source_allowed, masks).view(x_BTE.shape)
+            read = self.cross_attention(query_BTE, source, source_hidden, masks).view(x_BTE.shape)
             x_BTE = x_BTE + dropout(read, self.share, masks, self.first_site + 1)
         inner = self.feed_forward(self.inner_norm(x_BTE))
         return x_BTE + dropout(inner, self.share, masks, self.first_site + 2), cache
@@ -325,19 +333,45 @@ def sliding_window(filled_B: Tensor, length: int, context: int) -> Tensor:
     return (near & real[:, None])[:, None]
 
 
+def hiding(seen: Tensor) -> Tensor:
+    """What is added to scores so that only the keys are seen that `seen`, bool, says."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, _HIDDEN)
+
+
 def _heads(x_BKE: Tensor, num_heads: int) -> Tensor:
     return x_BKE.view(*x_BKE.shape[:2], num_heads, -1).transpose(1, 2)
 
 
+def _attend_nearby(
+    query_BTHD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, hidden_BHTK: Tensor, dropped_BH1K: Tensor | None
+) -> Tensor:
+    """As `_attend`, where the t-th token sees keys from the t-th to the one at its own position only: a block of tokens at a
+    time, with no product for keys that none of the block sees.
+    """
+    length, num_keys = query_BTHD.shape[1], key_BHKD.shape[2]
+    parts = []
+    for start in range(0, length, _BLOCK):
+        stop = min(start + _BLOCK, length)
+        keys = slice(start, stop + num_keys - length)
+        dropped = None if dropped_BH1K is None else dropped_BH1K[..., keys]
+        hidden = hidden_BHTK[:, :, start:stop, keys]
+        parts.append(_attend(query_BTHD[:, start:stop], key_BHKD[:, :, keys], value_BHKD[:, :, keys], hidden, dropped))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
 def _attend(
-    query_BTHD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, allowed: Tensor | None, unseen: Tensor | None
+    query_BTHD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, hidden: Tensor | None, dropped: Tensor | None
 ) -> Tensor:
     """What is read by all heads, [B, T, E]."""
-    mask = allowed
-    if unseen is not None:
-        unseen = unseen.to(query_BTHD)
-        mask = unseen if allowed is None else torch.where(allowed, unseen, float("-inf"))
-    read_BHTD = nn.functional.scaled_dot_product_attention(
-        query_BTHD.transpose(1, 2), key_BHKD, value_BHKD, attn_mask=mask
-    )
+    query_BHTD = query_BTHD.transpose(1, 2)
+    added = [mask.to(query_BHTD.dtype) for mask in (hidden, dropped) if mask is not None]
+    if query_BHTD.device.type == "cpu" and query_BHTD.dtype == torch.bfloat16:
+        # Forward and backward pass of torch's fused kernel take twice the time of these products on a CPU.
+        scores_BHTK = (query_BHTD * query_BHTD.shape[-1] ** -0.5) @ key_BHKD.transpose(2, 3)
+        for mask in added:
+            scores_BHTK += mask
+        read_BHTD: Tensor = scores_BHTK.softmax(-1).to(value_BHKD.dtype) @ value_BHKD
+    else:
+        mask = sum(added[1:], start=added[0]) if added else None
+        read_BHTD = nn.functional.scaled_dot_product_attention(query_BHTD, key_BHKD, value_BHKD, attn_mask=mask)
     return read_BHTD.transpose(1, 2).flatten(2)

@@ -7,8 +7,10 @@ from rnnlm.models.build import build_model, num_parameters
 from rnnlm.models.config import TransformerConfig
 from rnnlm.models.transformer_lm import TransformerLanguageModel
 from rnnlm.models.transformer_seq2seq import TransformerSeq2Seq
+from rnnlm.nn import transformer
 from rnnlm.nn.dropout import MaskContext, dropout
-from rnnlm.nn.transformer import KeyDropout, SelfAttention, rotation, sliding_window
+from rnnlm.nn.state import State
+from rnnlm.nn.transformer import KeyDropout, SelfAttention, hiding, rotation, sliding_window
 
 SMALL = {"width": 8, "num_heads": 2, "inner_width": 12, "num_layers": 2}
 
@@ -174,10 +176,33 @@ def test_dropped_keys_are_not_seen_by_any_query_of_a_head() -> None:
 def test_a_token_all_of_whose_keys_are_dropped_sees_those_that_it_may() -> None:
     attention = SelfAttention(width=8, num_heads=2, drop=KeyDropout(0.999999, 7))
     x, turn = torch.randn(1, 3, 8), rotation(torch.zeros(1, dtype=torch.int64), 3, 4)
-    allowed = torch.ones(3, 3, dtype=torch.bool).tril()[None, None]
-    dropped, _ = attention(x, turn, allowed, masks=MaskContext(0, 0, torch.tensor([1])))
-    whole, _ = attention(x, turn, allowed)
+    hidden = hiding(torch.ones(3, 3, dtype=torch.bool).tril()[None, None])
+    dropped, _ = attention(x, turn, hidden, masks=MaskContext(0, 0, torch.tensor([1])))
+    whole, _ = attention(x, turn, hidden)
     torch.testing.assert_close(dropped, whole, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_window_in_blocks_is_the_window_at_once(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = SelfAttention(width=8, num_heads=2, drop=KeyDropout(0.3, 7))
+    context, length = 6, 11
+    x = torch.randn(2, length, 8, requires_grad=True)
+    turn = rotation(torch.tensor([4, 2]), length, 4)
+    hidden = hiding(sliding_window(torch.tensor([4, 2]), length, context))
+    cache = State({name: torch.randn(2, context - 1, 8) for name in ("keys", "values")})
+    masks = MaskContext(0, 0, torch.tensor([1, 9]))
+
+    def run(block: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        monkeypatch.setattr(transformer, "_BLOCK", block)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            read, _ = attention(x, turn, hidden, cache, masks)
+        (gradient,) = torch.autograd.grad(read.float().square().sum(), x)
+        return read.float(), gradient
+
+    wanted = run(100, torch.float32)
+    tolerance = {"fp32": 1e-5, "bf16": 3e-2}[precision]
+    for got, want in zip(run(4, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]), wanted, strict=True):
+        assert (got - want).abs().max() <= tolerance * want.abs().max()
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [2], [3, 1]])
