@@ -130,8 +130,11 @@ class SelfAttention(nn.Module):
             key = torch.cat([cache["keys"].to(key.dtype), key], dim=1)
             value_BTE = torch.cat([cache["values"].to(value_BTE.dtype), value_BTE], dim=1)
         dropped = self.drop(self.num_heads, key.shape[1], masks)
-        arguments = (query, _heads(key, self.num_heads), _heads(value_BTE, self.num_heads), hidden, dropped)
-        read_BTE = _attend(*arguments) if cache is None or hidden is None else _attend_nearby(*arguments)
+        key_BHKD, value_BHKD = _heads(key, self.num_heads), _heads(value_BTE, self.num_heads)
+        if cache is None or hidden is None:
+            read_BTE = _attend(query, key_BHKD, value_BHKD, hidden, dropped)
+        else:
+            read_BTE = _attend_nearby(query, key_BHKD, value_BHKD, hidden, dropped)
         return self.give(read_BTE), State({"keys": key, "values": value_BTE})
 
 
@@ -349,7 +352,7 @@ def _attend_nearby(
     time, with no product for keys that none of the block sees.
     """
     length, num_keys = query_BTHD.shape[1], key_BHKD.shape[2]
-    parts = []
+    parts: list[Tensor] = []
     for start in range(0, length, _BLOCK):
         stop = min(start + _BLOCK, length)
         keys = slice(start, stop + num_keys - length)
@@ -372,6 +375,6 @@ def _attend(
             scores_BHTK += mask
         read_BHTD: Tensor = scores_BHTK.softmax(-1).to(value_BHKD.dtype) @ value_BHKD
     else:
-        mask = sum(added[1:], start=added[0]) if added else None
+        mask: Tensor | None = sum(added[1:], start=added[0]) if added else None
         read_BHTD = nn.functional.scaled_dot_product_attention(query_BHTD, key_BHKD, value_BHKD, attn_mask=mask)
     return read_BHTD.transpose(1, 2).flatten(2)
