@@ -375,6 +375,6 @@ def _attend(
             scores_BHTK += mask
         read_BHTD: Tensor = scores_BHTK.softmax(-1).to(value_BHKD.dtype) @ value_BHKD
     else:
-        mask: Tensor | None = sum(added[1:], start=added[0]) if added else None
-        read_BHTD = nn.functional.scaled_dot_product_attention(query_BHTD, key_BHKD, value_BHKD, attn_mask=mask)
+        total: Tensor | None = sum(added[1:], start=added[0]) if added else None
+        read_BHTD = nn.functional.scaled_dot_product_attention(query_BHTD, key_BHKD, value_BHKD, attn_mask=total)
     return read_BHTD.transpose(1, 2).flatten(2)
