@@ -7,12 +7,15 @@ and a site, the same at all times. They cost one hash per row and feature, not o
 Shapes: B rows of the batch, T time, X features, V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 _WORD = 0xFFFFFFFF
+_MOST_SITES = 1_024
+
+Keys = tuple[int, int] | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,47 @@ class MaskContext:
         seed: the experiment's seed.
         step: the global training step, so that masks change from step to step.
         rows: int64 [B], the identity of each row of the batch (lane or row number), not its position.
+        table: where seed and step are on the device, for a computation that is recorded once and repeated with others.
     """
 
     seed: int
     step: int
     rows: Tensor
+    table: "KeyTable | None" = None
+
+    def keys(self, site: int) -> Keys:
+        """Two int32 keys of a place in the network at this step."""
+        return _keys(self.seed, self.step, site) if self.table is None else self.table.keys(site)
+
+    def of(self, rows_B: Tensor) -> "MaskContext":
+        """The same for other rows."""
+        return replace(self, rows=rows_B)
+
+
+class KeyTable:
+    """The keys of all places in the network that were asked for, on a device.
+
+    Args:
+        device: of the masks.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._sites: list[int] = []
+        self._keys_S2 = torch.zeros(_MOST_SITES, 2, dtype=torch.int32, device=device)
+
+    def keys(self, site: int) -> tuple[Tensor, Tensor]:
+        """Scalars that hold the keys of a place once they are filled in."""
+        if site not in self._sites:
+            self._sites.append(site)
+        row = self._sites.index(site)
+        return self._keys_S2[row, 0], self._keys_S2[row, 1]
+
+    def fill(self, seed: int, step: int) -> None:
+        """Set all keys to those of a step."""
+        values_S2 = torch.tensor([_keys(seed, step, site) for site in self._sites], dtype=torch.int32).view(-1, 2)
+        if self._keys_S2.is_cuda:
+            values_S2 = values_S2.pin_memory()
+        self._keys_S2[: len(self._sites)].copy_(values_S2, non_blocking=True)
 
 
 def _mix_number(value: int) -> int:
@@ -60,7 +99,7 @@ def _mix(bits: Tensor) -> Tensor:
     return bits
 
 
-def _uniform_bits(rows_B: Tensor, num_features: int, keys: tuple[int, int]) -> Tensor:
+def _uniform_bits(rows_B: Tensor, num_features: int, keys: Keys) -> Tensor:
     """Hashed int32 [B, X], uniform over all 2^32 values."""
     low_B = (rows_B & _WORD).to(torch.int32)
     high_B = (rows_B >> 32).to(torch.int32)
@@ -79,8 +118,7 @@ def locked_mask(
     num_features: int, share: float, context: MaskContext, site: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """The mask [B, X] of the rows at a site: 0 for `share` of the features, 1 / (1 - share) for the others."""
-    keys = _keys(context.seed, context.step, site)
-    return _kept(_uniform_bits(context.rows, num_features, keys), share, dtype)
+    return _kept(_uniform_bits(context.rows, num_features, context.keys(site)), share, dtype)
 
 
 def locked_dropout(x_BTX: Tensor, share: float, context: MaskContext | None, site: int) -> Tensor:
@@ -108,16 +146,14 @@ def dropout(x_BTX: Tensor, share: float, context: MaskContext | None, site: int)
     length = x_BTX.shape[1]
     # Rows and places count apart: 2^24 places of a window are more than fit into memory.
     places_BT = (context.rows[:, None] << 24) + torch.arange(length, device=context.rows.device)
-    places = MaskContext(context.seed, context.step, places_BT.reshape(-1))
-    mask_NX = locked_mask(x_BTX.shape[2], share, places, site, x_BTX.dtype)
+    mask_NX = locked_mask(x_BTX.shape[2], share, context.of(places_BT.reshape(-1)), site, x_BTX.dtype)
     return x_BTX * mask_NX.view(-1, length, x_BTX.shape[2]).to(x_BTX.device)
 
 
 def type_mask(vocab_size: int, share: float, context: MaskContext, site: int, device: torch.device) -> Tensor:
     """The mask [V] that drops whole word types for a step, the same for all rows (embedding dropout)."""
     everyone = torch.zeros(1, dtype=torch.int64, device=device)
-    keys = _keys(context.seed, context.step, site)
-    return _kept(_uniform_bits(everyone, vocab_size, keys), share, torch.float32)[0]
+    return _kept(_uniform_bits(everyone, vocab_size, context.keys(site)), share, torch.float32)[0]
 
 
 def matrix_mask(weight_GH: Tensor, share: float, context: MaskContext, site: int) -> Tensor:
@@ -125,5 +161,5 @@ def matrix_mask(weight_GH: Tensor, share: float, context: MaskContext, site: int
 
     Source: weight drop of Merity et al. (2017), after DropConnect (Wan et al. 2013).
     """
-    everyone = MaskContext(context.seed, context.step, torch.arange(weight_GH.shape[0], device=weight_GH.device))
-    return locked_mask(weight_GH.shape[1], share, everyone, site, weight_GH.dtype)
+    every_row = context.of(torch.arange(weight_GH.shape[0], device=weight_GH.device))
+    return locked_mask(weight_GH.shape[1], share, every_row, site, weight_GH.dtype)

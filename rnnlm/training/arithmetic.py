@@ -44,11 +44,12 @@ class Arithmetic:
 
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array on the device; on a CPU the same memory."""
+        return self.pinned(values).to(self.device, non_blocking=True)
+
+    def pinned(self, values: np.ndarray) -> Tensor:
+        """An array on the host, in memory from which a copy to the device does not wait for what the device is doing."""
         tensor = torch.from_numpy(values)
-        if self.device.type == "cpu":
-            return tensor
-        # From pinned memory the copy does not wait for what the device is doing.
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor if self.device.type == "cpu" else tensor.pin_memory()
 
 
 def resolve(compute: ComputeConfig, device: str | torch.device, model: nn.Module) -> Arithmetic:

@@ -20,6 +20,7 @@ from rnnlm.training.arithmetic import Arithmetic, resolve
 from rnnlm.training.budget import Plan
 from rnnlm.training.collective import Alone, Collective
 from rnnlm.training.config import ComputeConfig, TrainConfig
+from rnnlm.training.graphs import StepGraphs
 from rnnlm.training.history import History
 from rnnlm.training.state import TrainingRun, TrainingState, validation_interval
 from rnnlm.training.tasks import LanguageModelTask, Seq2SeqTask, Task, TaskSettings, valid_lanes
@@ -103,12 +104,19 @@ def build_task(
         coverage_reg=train.coverage_reg,
         micro_batch_tokens=train.micro_batch_tokens,
         arithmetic=arithmetic,
+        graphs=StepGraphs(model, arithmetic, seed) if _can_be_recorded(model, arithmetic) else None,
     )
     if valid_tokens is not None and any(not column.num_tokens for column in valid_tokens.values()):
         valid_tokens = None
     if isinstance(model, LanguageModel):
         return _language_model_task(model, train_tokens, valid_tokens, train, settings, collective)
     return _seq2seq_task(model, train_tokens, valid_tokens, train, settings, collective)
+
+
+def _can_be_recorded(model: LanguageModel | Seq2Seq, arithmetic: Arithmetic) -> bool:
+    """Whether steps can be CUDA graphs. How many tokens fall into a cluster of the vocabulary is known only afterwards."""
+    has_clusters = isinstance(model, LanguageModel) and model.clusters is not None
+    return arithmetic.device.type == "cuda" and not has_clusters
 
 
 def _language_model_task(

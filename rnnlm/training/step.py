@@ -52,7 +52,8 @@ def _backward(run: TrainingRun) -> tuple[Tensor, int]:
     losses, tokens = run.task.pieces(run.state.window(run.state.step))
     nats = []
     for loss in losses:
-        torch.autograd.backward(loss.objective)
+        if loss.objective is not None:
+            torch.autograd.backward(loss.objective)
         nats.append(loss.nats)
     return torch.stack(nats).sum(), tokens
 

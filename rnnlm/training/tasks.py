@@ -23,13 +23,14 @@ from rnnlm.nn.state import State
 from rnnlm.training import names
 from rnnlm.training.arithmetic import Arithmetic
 from rnnlm.training.collective import Collective
+from rnnlm.training.graphs import Compute, Computed, StepGraphs
 
 
 class Loss(NamedTuple):
     """Of one piece of a worker's share of a batch."""
 
-    objective: Tensor
-    """Summed over tokens; what is minimised."""
+    objective: Tensor | None
+    """Summed over tokens; what is minimised. None where its gradient has been taken already."""
     nats: Tensor
     """Summed -log p of the targets, float64, without gradient."""
 
@@ -60,6 +61,32 @@ class TaskSettings:
     micro_batch_tokens: int | None
     """Most positions of a piece; None: no limit."""
     arithmetic: Arithmetic
+    graphs: StepGraphs | None = None
+    """On a GPU, what computes steps of shapes that come again; None: nothing does."""
+
+    def loss(
+        self, compute: Compute, arrays: Mapping[str, np.ndarray], state: State, step: int, *, whole: bool
+    ) -> tuple[Loss, State]:
+        """Compute a piece of a step.
+
+        Args:
+            compute: the forward pass.
+            arrays: its inputs, on the host.
+            state: carried from the step before.
+            step: which one, for dropout.
+            whole: whether the piece is the whole of this worker's share.
+
+        Returns:
+            The loss, and the state after the piece.
+        """
+        if self.graphs is not None and whole:
+            taken = self.graphs.take(compute, arrays, state, step)
+            if taken is not None:
+                return Loss(None, taken[0]), taken[1]
+        inputs = {name: self.arithmetic.tensor(array) for name, array in arrays.items()}
+        with self.arithmetic.context():
+            computed = compute(inputs, state, MaskContext(self.seed, step, inputs["rows"]))
+        return Loss(computed.objective, computed.nats), computed.after
 
 
 class Task(Protocol):
@@ -151,25 +178,31 @@ class LanguageModelTask:
 
     def _losses(self, batch: LmBatch) -> Iterator[Loss]:
         before = self._state_before(batch)
-        input_BT, target_BT = self._arithmetic.tensor(batch.input_BT), self._arithmetic.tensor(batch.target_BT)
-        lanes_B = torch.from_numpy(batch.lanes)
+        arrays = {"input": batch.input_BT, "target": batch.target_BT, "rows": batch.lanes}
         after = []
-        for rows in _row_ranges(len(input_BT), input_BT.shape[1], self._settings.micro_batch_tokens):
-            masks = MaskContext(self._settings.seed, batch.step, self._arithmetic.tensor(batch.lanes[rows]))
+        num_lanes, length = batch.input_BT.shape
+        ranges = _row_ranges(num_lanes, length, self._settings.micro_batch_tokens)
+        for rows in ranges:
             state = before.map(lambda tensor, rows=rows: tensor[rows])  # type: ignore[misc]
-            with self._arithmetic.context():
-                objective, nats, state = self.model.loss(
-                    input_BT[rows],
-                    target_BT[rows],
-                    state,
-                    masks=masks,
-                    label_smoothing=self._settings.label_smoothing,
-                    activation_reg=self._settings.activation_reg,
-                    temporal_activation_reg=self._settings.temporal_activation_reg,
-                )
+            piece = {name: array[rows] for name, array in arrays.items()}
+            loss, state = self._settings.loss(self._compute, piece, state, batch.step, whole=len(ranges) == 1)
             after.append(state.detach())
-            yield Loss(objective, nats)
-        self._lanes, self._state = lanes_B, after[0] if len(after) == 1 else State.concatenate(after)
+            yield loss
+        self._lanes = torch.from_numpy(batch.lanes)
+        self._state = after[0] if len(after) == 1 else State.concatenate(after)
+
+    def _compute(self, inputs: Mapping[str, Tensor], state: State, masks: MaskContext) -> Computed:
+        return Computed(
+            *self.model.loss(
+                inputs["input"],
+                inputs["target"],
+                state,
+                masks=masks,
+                label_smoothing=self._settings.label_smoothing,
+                activation_reg=self._settings.activation_reg,
+                temporal_activation_reg=self._settings.temporal_activation_reg,
+            )
+        )
 
     def _state_before(self, batch: LmBatch) -> State:
         if self._loaded and not batch.reset:
@@ -260,22 +293,21 @@ class Seq2SeqTask:
 
     def _losses(self, batch: PairBatch) -> Iterator[Loss]:
         positions = batch.source_BS.shape[1] + batch.target_out_BT.shape[1]
-        for rows in _row_ranges(len(batch.rows), positions, self._settings.micro_batch_tokens):
-            masks = MaskContext(self._settings.seed, batch.step, self._arithmetic.tensor(batch.rows[rows]))
-            with self._arithmetic.context():
-                objective, nats = self.model.loss(
-                    *self._tensors(batch, rows),
-                    masks=masks,
-                    label_smoothing=self._settings.label_smoothing,
-                    coverage_reg=self._settings.coverage_reg,
-                )
-            yield Loss(objective, nats)
+        arrays = {"rows": batch.rows, **_pair_arrays(batch)}
+        ranges = _row_ranges(len(batch.rows), positions, self._settings.micro_batch_tokens)
+        for rows in ranges:
+            piece = {name: array[rows] for name, array in arrays.items()}
+            loss, _ = self._settings.loss(self._compute, piece, State({}), batch.step, whole=len(ranges) == 1)
+            yield loss
 
-    def _tensors(self, batch: PairBatch, rows: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Source, its lengths, target in, target out of some rows."""
-        arrays = (batch.source_BS, batch.source_lengths_B, batch.target_in_BT, batch.target_out_BT)
-        source_BS, lengths_B, target_in_BT, target_out_BT = (self._arithmetic.tensor(array[rows]) for array in arrays)
-        return source_BS, lengths_B, target_in_BT, target_out_BT
+    def _compute(self, inputs: Mapping[str, Tensor], state: State, masks: MaskContext) -> Computed:
+        objective, nats = self.model.loss(
+            *(inputs[name] for name in PAIR_INPUTS),
+            masks=masks,
+            label_smoothing=self._settings.label_smoothing,
+            coverage_reg=self._settings.coverage_reg,
+        )
+        return Computed(objective, nats, state)
 
     @torch.no_grad()
     def validate(self) -> tuple[float, int]:
@@ -287,7 +319,8 @@ class Seq2SeqTask:
         for step in range(self._validation.steps_per_epoch()):
             batch = self._validation.batch(step)
             with self._arithmetic.context():
-                _, nats = self.model.loss(*self._tensors(batch))
+                inputs = {name: self._arithmetic.tensor(array) for name, array in _pair_arrays(batch).items()}
+                _, nats = self.model.loss(*(inputs[name] for name in PAIR_INPUTS))
             total += nats
             num_tokens += batch.num_tokens
         return float(total), num_tokens
@@ -302,6 +335,15 @@ class Seq2SeqTask:
 
     def load_carried(self, tensors: Mapping[str, Tensor]) -> None:
         """Nothing."""
+
+
+PAIR_INPUTS = ("source", "source_lengths", "target_in", "target_out")
+
+
+def _pair_arrays(batch: PairBatch) -> dict[str, np.ndarray]:
+    """What the model reads of a batch, in the order of `PAIR_INPUTS`."""
+    arrays = (batch.source_BS, batch.source_lengths_B, batch.target_in_BT, batch.target_out_BT)
+    return dict(zip(PAIR_INPUTS, arrays, strict=True))
 
 
 def _row_ranges(num_rows: int, positions: int, limit: int | None) -> list[slice]:

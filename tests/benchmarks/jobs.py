@@ -37,7 +37,7 @@ class TextJob:
 
 @dataclass(frozen=True)
 class PairJob:
-    """An encoder-decoder with attention: one bidirectional encoder layer of H / 2 units a direction, two decoder layers of H."""
+    """An encoder-decoder with attention: bidirectional encoder layers of H / 2 units a direction, decoder layers of H."""
 
     what: str
     E: int
@@ -47,13 +47,15 @@ class PairJob:
     S: int
     T: int
     dropout: float
+    encoder_layers: int = 1
+    decoder_layers: int = 2
 
     @property
     def matmul_weights(self) -> int:
         """Weights by which a target token is multiplied, and a source token as often (S = T)."""
         half = self.H // 2
-        encoder = 2 * 4 * half * (self.E + half)
-        decoder = 4 * self.H * (self.E + self.H) + 4 * self.H * (2 * self.H + self.H)
+        encoder = 2 * 4 * half * (self.E + half) + (self.encoder_layers - 1) * 2 * 4 * half * (self.H + half)
+        decoder = 4 * self.H * (self.E + self.H) + (self.decoder_layers - 1) * 4 * self.H * (2 * self.H + self.H)
         attention = 2 * self.H * self.H
         return encoder + decoder + attention + self.H * self.V
 

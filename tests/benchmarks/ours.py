@@ -40,16 +40,20 @@ def random_text(job: TextJob) -> dict[str, Ragged]:
     return {"text": Ragged.from_rows([tokens])}
 
 
-def _config(job: TextJob | PairJob) -> ModelConfig:
-    if isinstance(job, TextJob):
-        return language_model_config(job)
+def pair_config(job: PairJob) -> Seq2SeqConfig:
+    """The job's model."""
     return Seq2SeqConfig(
-        embedding_size=job.E, hidden_size=job.H, encoder_layers=1, decoder_layers=2, attention="additive", copy_source=False,
-        share_embeddings=False, tie_embeddings=False, dropout=job.dropout,
+        embedding_size=job.E, hidden_size=job.H, encoder_layers=job.encoder_layers, decoder_layers=job.decoder_layers,
+        attention="additive", copy_source=False, share_embeddings=False, tie_embeddings=False, dropout=job.dropout,
     )  # fmt: skip
 
 
-def _rows(job: PairJob, count: int, length: int) -> list[np.ndarray]:
+def _config(job: TextJob | PairJob) -> ModelConfig:
+    return language_model_config(job) if isinstance(job, TextJob) else pair_config(job)
+
+
+def random_rows(job: PairJob, count: int, length: int) -> list[np.ndarray]:
+    """Sentences of random tokens."""
     tokens = np.random.default_rng(0).integers(SPECIALS, job.V, (count, length), dtype=np.int32)
     return list(tokens)
 
@@ -60,7 +64,7 @@ def training(job: TextJob | PairJob, precision: str, threads: int) -> Callable[[
         data = random_text(job)
         train = TrainConfig(lanes=job.B, bptt_length=job.T, max_steps=1_000_000)
     else:
-        rows = _rows(job, 40 * job.B, job.T - 1)  # `<eos>` makes T
+        rows = random_rows(job, 40 * job.B, job.T - 1)  # `<eos>` makes T
         data = {"source": Ragged.from_rows(rows), "target": Ragged.from_rows(rows)}
         train = TrainConfig(batch_tokens=job.B * job.T, max_steps=1_000_000)
     run = build_run(
@@ -81,7 +85,7 @@ def decoding(job: PairJob, beam: int, precision: Any) -> Callable[[], int]:
     model = seeded_model(_config(job), job.V, 0).eval()
     assert isinstance(model, Seq2Seq)
     decoder = build_decoder(model, pad_id=0, eos_id=1, vocab_size=job.V, precision=precision)
-    rows = _rows(job, SENTENCES, job.S)
+    rows = random_rows(job, SENTENCES, job.S)
 
     @torch.inference_mode()
     def decode() -> int:

@@ -187,7 +187,6 @@ def test_gpu_equals_cpu_also_in_bf16(kind: type[Cell]) -> None:
     with torch.autocast("cuda", torch.bfloat16):
         half, state = cell.sequence(x.cuda(), cell.init_state(3))
         step, _ = cell.step(x[:, 0].cuda(), cell.init_state(3))
-    assert half.dtype == torch.bfloat16
     assert state["hidden"].dtype == torch.float32
     torch.testing.assert_close(half.float().cpu(), expected, rtol=0.05, atol=0.02)
     torch.testing.assert_close(step.float().cpu(), expected[:, 0], rtol=0.05, atol=0.02)

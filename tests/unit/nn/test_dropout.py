@@ -5,7 +5,17 @@ import itertools
 import pytest
 import torch
 
-from rnnlm.nn.dropout import MaskContext, _keys, _uniform_bits, locked_dropout, locked_mask, type_mask
+from rnnlm.nn.dropout import (
+    KeyTable,
+    MaskContext,
+    _keys,
+    _uniform_bits,
+    dropout,
+    locked_dropout,
+    locked_mask,
+    matrix_mask,
+    type_mask,
+)
 
 
 def _context(rows: int = 256, seed: int = 1, step: int = 5) -> MaskContext:
@@ -85,3 +95,25 @@ def test_type_mask_depends_on_seed_step_and_site_only() -> None:
     assert torch.equal(mask, type_mask(5000, 0.1, MaskContext(1, 5, torch.tensor([99])), 0, device))
     assert not torch.equal(mask, type_mask(5000, 0.1, _context(4, step=6), 0, device))
     assert abs((mask == 0).float().mean() - 0.1) < 0.03
+
+
+def test_keys_from_a_table_give_the_same_masks() -> None:
+    table = KeyTable(torch.device("cpu"))
+    rows = torch.tensor([4, 1 << 33])
+    weight = torch.ones(3, 5)
+
+    def masks(context: MaskContext) -> list[torch.Tensor]:
+        x = torch.ones(2, 3, 40)
+        return [
+            locked_dropout(x, 0.3, context, 7),
+            dropout(x, 0.3, context, 8),
+            type_mask(30, 0.3, context, 9, torch.device("cpu")),
+            matrix_mask(weight, 0.3, context, 10),
+        ]
+
+    masks(MaskContext(0, 0, rows, table))  # asks for the places
+    for seed, step in ((1, 2), (1, 3), (2, 3)):
+        table.fill(seed, step)
+        found = masks(MaskContext(99, 99, rows, table))
+        for got, wanted in zip(found, masks(MaskContext(seed, step, rows)), strict=True):
+            assert torch.equal(got, wanted)

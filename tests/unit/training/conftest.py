@@ -42,7 +42,13 @@ def make_run() -> MakeRun:
     """Builds a tiny run; keywords change its settings."""
 
     def make(
-        kind: str = "text", *, optim: dict[str, Any] | None = None, valid: int = 8, collective: Any = None, **train: Any
+        kind: str = "text",
+        *,
+        optim: dict[str, Any] | None = None,
+        valid: int = 8,
+        collective: Any = None,
+        device: str = "cpu",
+        **train: Any,
     ) -> TrainingRun:
         if kind == "text":
             model = seeded_model(LanguageModelConfig(embedding_size=8, hidden_size=8), VOCAB_SIZE, 5)
@@ -56,9 +62,10 @@ def make_run() -> MakeRun:
             valid_tokens=held_out if valid else None,
             train=TrainConfig(**{"lanes": 5, "bptt_length": 7, "batch_tokens": 120, "max_steps": 12, **train}),
             optim=OptimConfig(**{"lr": 0.01, **(optim or {})}),
-            compute=ComputeConfig(threads=1),
+            compute=ComputeConfig(threads=1, precision="auto" if device == "cpu" else "fp32"),
             seed=11,
             collective=collective,
+            device=device,
         )
 
     return make

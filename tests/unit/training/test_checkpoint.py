@@ -226,3 +226,22 @@ def test_loading_needs_no_step_in_between_to_be_saved_again(make_run: MakeRun, t
     for name in ("model", "optimizer", "carry", "history"):
         first, second = (tmp_path / which / f"{name}.safetensors" for which in ("a", "b"))
         assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+@pytest.mark.parametrize("devices", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_training_goes_on_on_another_device(
+    make_run: MakeRun, tmp_path: Path, kind: str, devices: tuple[str, str]
+) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    expected = make_run(kind)
+    list(training_steps(expected))
+    saved(make_run(kind, device=devices[0]), tmp_path / "c")
+    run = make_run(kind, device=devices[1])
+    load_checkpoint(tmp_path / "c", run)
+    list(training_steps(run))
+    for name in ("loss_nats", "grad_norm"):
+        assert run.history.columns()[name] == pytest.approx(expected.history.columns()[name], rel=1e-3)
+    assert run.state.best == pytest.approx(expected.state.best, rel=1e-3)
