@@ -130,14 +130,15 @@ class RecurrentCell(Cell):
     def _weights(self, recurrent_mask_GH: Tensor | None) -> list[Tensor]:
         """The weights in the order of torch's kernels."""
         weights: list[Tensor] = [self.weight_xh, self.weight_hh, self.bias_h, self._second_bias()]
-        if recurrent_mask_GH is not None:
-            weights[1] = self.weight_hh * recurrent_mask_GH
-        elif self.weight_xh.is_cuda and self.weight_xh.untyped_storage() != self.weight_hh.untyped_storage():
-            # cuDNN reads one block of memory; where the weights are scattered it gathers them anew at every call.
+        if self.weight_xh.is_cuda and self.weight_xh.untyped_storage() != self.weight_hh.untyped_storage():
+            # cuDNN reads one block of memory; where the weights are scattered it gathers them anew at every call. They move
+            # there at the first one, whatever it is for: a recorded graph reads them where they were when it was recorded.
             with torch.no_grad():
                 torch._cudnn_rnn_flatten_weight(
                     weights, 4, self.input_size, self._cudnn_mode, self.hidden_size, 0, 1, True, False
                 )
+        if recurrent_mask_GH is not None:
+            weights[1] = self.weight_hh * recurrent_mask_GH
         return weights
 
     def _preactivation(self, x_BX: Tensor, hidden_BH: Tensor) -> Tensor:
