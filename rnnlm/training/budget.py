@@ -12,6 +12,8 @@ LATEST_FIRST_FIT_SHARE = 0.2
 """Share of the wall time after which it is, even if it rests on warm-up steps only."""
 REFIT_SHARE = 0.75
 """The plan is fitted again whenever the time left has shrunk by this factor, so that its error shrinks with it."""
+REFIT_GROWTH = 2
+"""And whenever the time gone has grown by this one: first steps can be slow for long, as where graphs are being recorded."""
 VALIDATION_SHARE = 0.2
 """Largest share of the wall time for validation, where the number of validations is ours to choose."""
 
@@ -101,7 +103,8 @@ class Budget:
             share = FIRST_FIT_SHARE if self._steps_seen > WARM_STEPS + 2 else LATEST_FIRST_FIT_SHARE
             return elapsed_s >= share * self.seconds
         left_s, left_then_s = self.seconds - elapsed_s, self.seconds - fitted_at_s
-        return left_s <= REFIT_SHARE * left_then_s and self._steps_seen > WARM_STEPS
+        is_due = left_s <= REFIT_SHARE * left_then_s or elapsed_s >= REFIT_GROWTH * fitted_at_s
+        return is_due and self._steps_seen > WARM_STEPS
 
     def _seconds_per_step(self, step: int, elapsed_s: float) -> float:
         assert self._start is not None

@@ -309,12 +309,13 @@ def ptb(session: Session, folder: Path, minutes: float, overrides: list[str]) ->
         nats = float(np.sum(score_documents(model, tokens[split])))
         metrics[f"{split}/perplexity"] = math.exp(nats / tokens[split].num_tokens)
     parameters = num_parameters(model)
+    options = [f"--minutes {minutes:g}", *overrides]
     session.note(
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(), name="ptb_awd_lstm",
-        options=[f"--minutes {minutes:g}", *overrides], exit_code=0, split="test", primary="perplexity", metrics=metrics,
-        parameters=parameters["total"], layer_parameters=parameters["without_embeddings"], train_s=round(seconds, 1),
-        vocabulary=tokenizer.vocab_size, epochs=round(trained / tokens["train"].num_tokens, 1), steps=run.state.step,
-        tokens_per_second=round(trained / seconds), precision=run.arithmetic.precision,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(), name="ptb_awd_lstm", options=options,
+        command=" ".join(["python tests/benchmarks/gpu.py ptb ...", *options]), exit_code=0, split="test", primary="perplexity",
+        metrics=metrics, parameters=parameters["total"], layer_parameters=parameters["without_embeddings"],
+        train_s=round(seconds, 1), vocabulary=tokenizer.vocab_size, epochs=round(trained / tokens["train"].num_tokens, 1),
+        steps=run.state.step, tokens_per_second=round(trained / seconds), precision=run.arithmetic.precision,
     )  # fmt: skip
 
 

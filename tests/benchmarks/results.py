@@ -27,6 +27,8 @@ BESIDE = {
     "samsum": "first three turns 31.3 / 8.7 / 24.2, longest three 32.3 / 10.4 / 24.6, by the same scorer",
     "ptb_lstm": "115.9 (two layers of 200, Zaremba et al. 2014)",
     "ptb_lstm_tuned": "82.1 (two layers of 650, Zaremba et al. 2014)",
+    "ptb_awd_lstm": "58.8 (AWD-LSTM without fine-tuning, Merity et al. 2017)",
+    "multi30k_de_en_transformer": "the LSTM above",
     "tinyshakespeare_lstm": "1.470 nats (nanoGPT's small GPT, on a GPU)",
 }
 """What others reached, or what is trivial."""
@@ -75,6 +77,7 @@ def row(results: Sequence[Result]) -> list[str]:
     command = f"make long NAME={last['name']} DATA=..."
     command += f" SEEDS={','.join(seeds)}" if seeds else ""
     command += f' OPTIONS="{" ".join(options)}"' if options else ""
+    command = last.get("command", command)
     return [
         f"`{last['name']}`",
         ", ".join(told) + (f"; `{signature}`" if signature else ""),

@@ -24,25 +24,36 @@ def test_a_new_plan_goes_on_from_the_progress_reached_and_ends_at_one() -> None:
 class Machine:
     """A clock that a simulated training moves."""
 
-    def __init__(self, *, seconds: float, step_s: float, validation_s: float = 0.0, slower_after: int = 10**9) -> None:
-        self.step_s, self.validation_s, self.slower_after = step_s, validation_s, slower_after
+    def __init__(
+        self,
+        *,
+        seconds: float,
+        step_s: float,
+        validation_s: float = 0.0,
+        slower_after: int = 10**9,
+        slower_until: int = 0,
+    ) -> None:
+        self.step_s, self.validation_s = step_s, validation_s
+        self.slower_after, self.slower_until = slower_after, slower_until
         self.budget = Budget(seconds, validation_cost=validation_s / step_s / 3)
         self.elapsed_s = 0.0
         self.plan = Plan(10**6)
         self.validations = 0
         self.fits: list[float] = []
+        self.progress: list[tuple[float, float]] = []
 
     def run(self, validate_every: int | None) -> int:
         every, step, last, fitted = validate_every or 10**5, 0, 0, None
         while True:
             step += 1
-            self.elapsed_s += self.step_s * (2 if step > self.slower_after else 1)
+            self.elapsed_s += self.step_s * (2 if step > self.slower_after else 3 if step <= self.slower_until else 1)
             fit = self.budget.fit(step, self.elapsed_s, fitted, validate_every)
             over = self.budget.is_spent(self.elapsed_s)
             if fit:
                 self.fits.append(self.elapsed_s)
                 fitted = self.elapsed_s
                 self.plan = self.plan.refit(step, fit.total_steps)
+                self.progress.append((self.elapsed_s, self.plan.progress(step)))
                 every = validate_every or max(fit.validate_every, self.plan.total_steps // 10)
             done = step >= self.plan.total_steps or over
             if done or step - last >= every:
@@ -76,6 +87,12 @@ def test_a_machine_that_gets_slower_still_ends_in_time_with_the_last_learning_ra
     assert 99 <= machine.elapsed_s <= 101
     config = OptimConfig(lr=1.0, final_lr_share=0.05)
     assert learning_rate(machine.plan.progress(step), 1.0, config) == pytest.approx(0.05, abs=0.01)
+
+
+def test_slow_first_steps_do_not_hurry_the_schedule() -> None:
+    machine = Machine(seconds=100, step_s=0.01, slower_until=100)
+    machine.run(None)
+    assert all(abs(progress - elapsed_s / 100) < 0.06 for elapsed_s, progress in machine.progress)
 
 
 def test_the_first_fit_waits_for_steps_that_say_something() -> None:
