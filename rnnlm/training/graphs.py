@@ -22,7 +22,7 @@ from rnnlm.training.arithmetic import Arithmetic
 _log = logging.getLogger(__name__)
 
 MOST_GRAPHS = 64
-"""Shapes that get a graph; steps of other shapes are computed without one."""
+"""Shapes that get a graph, which takes some megabytes; steps of other shapes are computed without one."""
 SEEN_BEFORE = 2
 """Steps of a shape before its graph is recorded: by then libraries have chosen and loaded their kernels."""
 
@@ -104,7 +104,7 @@ class StepGraphs:
 
     def _record(self, compute: Compute, arrays: Mapping[str, np.ndarray], state: State, step: int) -> _Graph:
         device = self._arithmetic.device
-        _log.info("recording a graph for inputs of %s", [array.shape for array in arrays.values()])
+        _log.debug("recording a graph for inputs of %s", [array.shape for array in arrays.values()])
         if not self._gradients:
             self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         inputs = {name: self._arithmetic.tensor(array).clone() for name, array in arrays.items()}
