@@ -51,22 +51,20 @@ class KeyTable:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._sites: list[int] = []
+        self._rows: dict[int, int] = {}
         self._keys_S2 = torch.zeros(_MOST_SITES, 2, dtype=torch.int32, device=device)
 
     def keys(self, site: int) -> tuple[Tensor, Tensor]:
         """Scalars that hold the keys of a place once they are filled in."""
-        if site not in self._sites:
-            self._sites.append(site)
-        row = self._sites.index(site)
+        row = self._rows.setdefault(site, len(self._rows))
         return self._keys_S2[row, 0], self._keys_S2[row, 1]
 
     def fill(self, seed: int, step: int) -> None:
         """Set all keys to those of a step."""
-        values_S2 = torch.tensor([_keys(seed, step, site) for site in self._sites], dtype=torch.int32).view(-1, 2)
+        values_S2 = torch.tensor([_keys(seed, step, site) for site in self._rows], dtype=torch.int32).view(-1, 2)
         if self._keys_S2.is_cuda:
             values_S2 = values_S2.pin_memory()
-        self._keys_S2[: len(self._sites)].copy_(values_S2, non_blocking=True)
+        self._keys_S2[: len(self._rows)].copy_(values_S2, non_blocking=True)
 
 
 def _mix_number(value: int) -> int:
