@@ -29,7 +29,8 @@ def matched(config: ModelConfig, wanted: int, tolerance: float = TOLERANCE) -> M
     Args:
         config: whose width is chosen.
         wanted: parameters, as `layer_parameters` counts them.
-        tolerance: greatest difference as a share of the wanted ones.
+        tolerance: greatest difference as a share of the wanted ones. Half of it is aimed at, so that two models
+            that were matched to a third differ by no more; a narrow one may have no width as fine as that.
 
     Raises:
         UsageError: no width gives so many.
@@ -42,12 +43,15 @@ def matched(config: ModelConfig, wanted: int, tolerance: float = TOLERANCE) -> M
     def difference(some: ModelConfig) -> float:
         return abs(layer_parameters(some) / wanted - 1)
 
-    if difference(config) <= tolerance:
-        return config
     width = 1 + bisect_left(range(1, _WIDEST), wanted, key=lambda width: layer_parameters(at(width)))
+    candidates = [config]
     for multiple in _MULTIPLES:
         below = max(multiple, (width - 1) // multiple * multiple)
-        nearest = min((at(below), at(below + multiple)), key=difference)
-        if difference(nearest) <= tolerance:
-            return nearest
+        candidates.append(min((at(below), at(below + multiple)), key=difference))
+    for each in candidates:
+        if difference(each) <= tolerance / 2:
+            return each
+    nearest = min(candidates, key=difference)
+    if difference(nearest) <= tolerance:
+        return nearest
     raise UsageError(f"model.{name}: no width gives {wanted:,} parameters (nearest: {layer_parameters(nearest):,})")

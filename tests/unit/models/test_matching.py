@@ -34,6 +34,12 @@ def test_a_tighter_tolerance_takes_widths_that_are_less_convenient() -> None:
     assert matched(config, wanted, 0.1).hidden_size % 8 == 0
 
 
+def test_two_matched_models_differ_by_no_more_than_one_from_what_was_wanted() -> None:
+    wanted = layer_parameters(Seq2SeqConfig())
+    counts = [layer_parameters(matched(config, wanted)) for config in OTHERS]
+    assert max(counts) / min(counts) - 1 <= TOLERANCE
+
+
 def test_sizes_that_no_width_gives() -> None:
     with pytest.raises(UsageError, match="hidden_size: no width gives 10 parameters"):
         matched(LanguageModelConfig(), 10)
