@@ -3,7 +3,8 @@
 What is multiplied lies in (-1, 1): hidden states of an LSTM, means of them, outputs of a tanh. It is carried from product
 to product in the type that the precision works in (`carry`); products give fp32. In int8 a carried value is a multiple of
 1/127 whatever is in the batch, weights have a scale for each output, and sums are exact, so that a row's product is the
-same in any batch.
+same in any batch. It is carried without a sign, as CPUs multiply unsigned by signed bytes (VNNI): for two signed ones oneDNN
+has a fast product only with AMX, and hundreds of times slower reference code elsewhere.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -15,7 +16,9 @@ from torch import Tensor
 
 Precision = Literal["fp32", "bf16", "int8"]
 STEP = 1 / 127
-"""What 1 stands for in a carried int8."""
+"""The distance of two carried values of int8."""
+ZERO = 128
+"""The byte that stands for 0."""
 LEAST_ROWS = 8
 """Of a product in int8."""
 
@@ -26,17 +29,14 @@ def has_bf16() -> bool:
 
 
 def supports(precision: Precision) -> bool:
-    """Whether this CPU has instructions for it.
-
-    For int8 that is AMX: without it oneDNN multiplies signed inputs by its reference code, hundreds of times slower than fp32.
-    """
+    """Whether this CPU has instructions for it."""
     match precision:
         case "fp32":
             return True
         case "bf16":
             return has_bf16()
         case "int8":
-            return bool(torch.cpu._is_amx_tile_supported()) and torch.backends.mkldnn.is_available()
+            return bool(torch.cpu._is_vnni_supported()) and torch.backends.mkldnn.is_available()
 
 
 def carry(x: Tensor, precision: Precision) -> Tensor:
@@ -47,12 +47,12 @@ def carry(x: Tensor, precision: Precision) -> Tensor:
         case "bf16":
             return x.to(torch.bfloat16)
         case "int8":
-            return torch.mul(x, 127).round_().to(torch.int8)
+            return torch.mul(x, 127).add_(ZERO + 0.5).to(torch.uint8)
 
 
 def uncarry(x: Tensor) -> Tensor:
     """Carried values in fp32."""
-    return torch.mul(x, STEP) if x.dtype == torch.int8 else x.float()
+    return x.float().sub_(ZERO).mul_(STEP) if x.dtype == torch.uint8 else x.float()
 
 
 class Product:
@@ -90,7 +90,7 @@ class Product:
                 return self._bf16(x_NI).float()
             case "int8":
                 made_NO: Tensor = torch.ops.onednn.qlinear_pointwise(
-                    _enough_rows(x_NI), STEP, 0, self._weight, self._scale_O, self._zero_O, self._bias_O,
+                    _enough_rows(x_NI), STEP, ZERO, self._weight, self._scale_O, self._zero_O, self._bias_O,
                     1.0, 0, torch.float32, "none", [], "",
                 )  # fmt: skip
                 return made_NO[: len(x_NI)]
@@ -107,7 +107,7 @@ class Product:
             case "int8":
                 both_NO = _enough_rows(sum_NO)
                 torch.ops.onednn.qlinear_pointwise.binary(
-                    _enough_rows(x_NI), STEP, 0, self._weight, self._scale_O, self._zero_O, both_NO, self._bias_O,
+                    _enough_rows(x_NI), STEP, ZERO, self._weight, self._scale_O, self._zero_O, both_NO, self._bias_O,
                     1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none", [], "",
                 )  # fmt: skip
                 return sum_NO if both_NO is sum_NO else sum_NO.copy_(both_NO[: len(sum_NO)])
@@ -118,7 +118,7 @@ class Product:
 
 
 def _enough_rows(x: Tensor) -> Tensor:
-    """The same rows, and zeros below them where they are few.
+    """The same rows, and others below them where they are few.
 
     oneDNN gives small int8 products (a few hundred values, or one row) to its reference code, which can take hundreds of times as
     long as the product of eight rows.

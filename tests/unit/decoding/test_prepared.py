@@ -176,7 +176,7 @@ def test_a_long_stream_keeps_nothing(precision: Precision) -> None:
 def test_few_rows_in_int8_are_as_in_a_larger_batch(outputs: int) -> None:
     generator = torch.Generator().manual_seed(0)
     product = Product(torch.randn(outputs, 64, generator=generator), torch.randn(outputs, generator=generator), "int8")
-    rows = torch.randint(-127, 128, (20, 64), generator=generator).to(torch.int8)
+    rows = torch.randint(1, 256, (20, 64), generator=generator).to(torch.uint8)
     begun = torch.randn(20, outputs, generator=generator)
     whole, added = product(rows), product.add_to(begun.clone(), rows)
     for count in (1, 2, 7, 8):
