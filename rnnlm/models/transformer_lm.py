@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rnnlm.models.language_model import INPUT_SITE, LanguageModel
 from rnnlm.nn.dropout import MaskContext, dropout
 from rnnlm.nn.state import State
-from rnnlm.nn.transformer import TransformerLayers, hiding, rotation, sliding_window
+from rnnlm.nn.transformer import TransformerLayers, rotation, sliding_window, unseen_mask
 
 LAYER_SITE = 16
 """The first place of dropout in the layers."""
@@ -85,12 +85,12 @@ class TransformerLanguageModel(LanguageModel):
         """See `LanguageModel.hidden`."""
         position_B, length, kept = state["position"], input_BT.shape[1], self.context_length - 1
         turn = rotation(position_B, length, self.head_size)
-        hidden = hiding(sliding_window(position_B.clamp_max(kept), length, self.context_length))
+        unseen = unseen_mask(sliding_window(position_B.clamp_max(kept), length, self.context_length))
         x_BTE = dropout(self.embedding(input_BT), self.dropout, masks, INPUT_SITE)
         after = []
         for number, layer in enumerate(self.layers):
             before = state.part(str(number))
-            x_BTE, cache = layer(x_BTE, turn, hidden, cache=before, masks=masks)
+            x_BTE, cache = layer(x_BTE, turn, unseen, cache=before, masks=masks)
             after.append(State({name: cache[name][:, -kept:].to(before[name].dtype) for name in cache}))
         return self.norm(x_BTE), State({"position": position_B + length, **State.join(after)})
 

@@ -13,7 +13,7 @@ from rnnlm.nn.attention import DotAttention
 from rnnlm.nn.copy import CopyGate
 from rnnlm.nn.dropout import MaskContext, dropout
 from rnnlm.nn.state import State
-from rnnlm.nn.transformer import TransformerLayers, hiding, rotation
+from rnnlm.nn.transformer import TransformerLayers, rotation, unseen_mask
 
 ENCODER_SITE, DECODER_SITE = 1_000, 2_000
 """The first place of dropout in either stack."""
@@ -81,11 +81,11 @@ class TransformerSeq2Seq(Seq2Seq):
         """See `Seq2Seq.encode`: `real` [B, S], and keys and values of each layer of the decoder, [B, S, E]."""
         length = source_BS.shape[1]
         real_BS = torch.arange(length, device=source_BS.device) < lengths_B[:, None]
-        hidden_B11S = hiding(real_BS[:, None, None])
+        unseen_B11S = unseen_mask(real_BS[:, None, None])
         turn = rotation(lengths_B.new_zeros(1), length, self.head_size)
         x_BSE = dropout(self.source_embedding(source_BS), self.dropout, masks, SOURCE_SITE)
         for layer in self.encoder_layers:
-            x_BSE, _ = layer(x_BSE, turn, hidden_B11S, masks=masks)
+            x_BSE, _ = layer(x_BSE, turn, unseen_B11S, masks=masks)
         x_BSE = self.encoder_norm(x_BSE)
         prepared = State.join([layer.prepare(x_BSE) for layer in self.decoder_layers])
         parts = {"real": real_BS, **prepared}
@@ -102,25 +102,27 @@ class TransformerSeq2Seq(Seq2Seq):
         """See `Seq2Seq.decode`."""
         length = input_BT.shape[1]
         turn = rotation(input_BT.new_zeros(1), length, self.head_size)
-        causal_11TT = hiding(torch.ones(length, length, dtype=torch.bool, device=input_BT.device).tril()[None, None])
-        hidden_B11S = hiding(memory["real"][:, None, None])
+        causal_11TT = unseen_mask(
+            torch.ones(length, length, dtype=torch.bool, device=input_BT.device).tril()[None, None]
+        )
+        unseen_B11S = unseen_mask(memory["real"][:, None, None])
         x_BTE = dropout(self.target_embedding(input_BT), self.dropout, masks, TARGET_SITE)
         for number, layer in enumerate(self.decoder_layers):
             source = memory.part(str(number))
-            x_BTE, _ = layer(x_BTE, turn, causal_11TT, source=source, source_hidden=hidden_B11S, masks=masks)
+            x_BTE, _ = layer(x_BTE, turn, causal_11TT, source=source, source_unseen=unseen_B11S, masks=masks)
         return self._copying(self.decoder_norm(x_BTE), memory)
 
     def decode_step(self, input_R: Tensor, state: State, memory: State) -> tuple[Decoding, State]:
         """See `Seq2Seq.decode_step`. The K rows of a source ask it together."""
         sources, rows = memory.num_rows, input_R.shape[0]
         turn = rotation(input_R.new_full((1,), state["0.keys"].shape[1]), 1, self.head_size)
-        hidden_B11S = hiding(memory["real"][:, None, None])
+        unseen_B11S = unseen_mask(memory["real"][:, None, None])
         x_R1E = self.target_embedding(input_R[:, None])
         after = []
         for number, layer in enumerate(self.decoder_layers):
             place = str(number)
             source, cache = memory.part(place), state.part(place)
-            x_R1E, cache = layer(x_R1E, turn, None, cache=cache, source=source, source_hidden=hidden_B11S)
+            x_R1E, cache = layer(x_R1E, turn, None, cache=cache, source=source, source_unseen=unseen_B11S)
             after.append(cache)
         features_BKE = self.decoder_norm(x_R1E).view(sources, rows // sources, -1)
         return self._copying(features_BKE, memory), State.join(after)

@@ -18,7 +18,7 @@ _LOWEST_FREQUENCY = 1e-4
 """Of the rotation, in radians a position; the highest is 1."""
 _UNSEEN = -1e4
 """Added to the score of a dropped key. It is finite, so that a token all of whose keys are dropped sees them all."""
-_HIDDEN = -1e9
+_UNSEEN = -1e9
 """Added to the score of a key that a token must not see: beside any other its weight is zero. Finite, so that nothing is
 undefined where a row has no key at all.
 """
@@ -106,7 +106,7 @@ class SelfAttention(nn.Module):
         self,
         x_BTE: Tensor,
         turn: Rotation,
-        hidden: Tensor | None,
+        unseen: Tensor | None,
         cache: State | None = None,
         masks: MaskContext | None = None,
     ) -> tuple[Tensor, State]:
@@ -115,7 +115,7 @@ class SelfAttention(nn.Module):
         Args:
             x_BTE: the window.
             turn: by the positions of the window.
-            hidden: [B or 1, 1, T, K], from `hiding`; which keys a token does not see. None: all see all. With a cache no
+            unseen: [B or 1, 1, T, K], from `unseen_mask`; which keys a token does not see. None: all see all. With a cache no
                 token may see further back than K - T keys, as after `sliding_window`.
             cache: `keys` and `values` [B, K - T, E] of earlier tokens.
             masks: what dropout depends on.
@@ -131,10 +131,10 @@ class SelfAttention(nn.Module):
             value_BTE = torch.cat([cache["values"].to(value_BTE.dtype), value_BTE], dim=1)
         dropped = self.drop(self.num_heads, key.shape[1], masks)
         key_BHKD, value_BHKD = _heads(key, self.num_heads), _heads(value_BTE, self.num_heads)
-        if cache is None or hidden is None:
-            read_BTE = _attend(query, key_BHKD, value_BHKD, hidden, dropped)
+        if cache is None or unseen is None:
+            read_BTE = _attend(query, key_BHKD, value_BHKD, unseen, dropped)
         else:
-            read_BTE = _attend_nearby(query, key_BHKD, value_BHKD, hidden, dropped)
+            read_BTE = _attend_nearby(query, key_BHKD, value_BHKD, unseen, dropped)
         return self.give(read_BTE), State({"keys": key, "values": value_BTE})
 
 
@@ -160,19 +160,19 @@ class CrossAttention(nn.Module):
         keys, values = self.read(memory_BSE).chunk(2, dim=-1)
         return State({"keys": keys, "values": values})
 
-    def forward(self, x_BTE: Tensor, prepared: State, hidden: Tensor, masks: MaskContext | None = None) -> Tensor:
+    def forward(self, x_BTE: Tensor, prepared: State, unseen: Tensor, masks: MaskContext | None = None) -> Tensor:
         """What is read, [B, T, E].
 
         Args:
             x_BTE: the queries.
             prepared: what `prepare` gave.
-            hidden: [B, 1, 1, S], from `hiding`; which positions are padding.
+            unseen: [B, 1, 1, S], from `unseen_mask`; which positions are padding.
             masks: what dropout depends on.
         """
         query = self.query(x_BTE).view(*x_BTE.shape[:2], self.num_heads, -1)
         key, value = (_heads(prepared[name].to(query.dtype), self.num_heads) for name in ("keys", "values"))
         dropped = self.drop(self.num_heads, key.shape[2], masks)
-        read_BTE: Tensor = self.give(_attend(query, key, value, hidden, dropped))
+        read_BTE: Tensor = self.give(_attend(query, key, value, unseen, dropped))
         return read_BTE
 
 
@@ -239,11 +239,11 @@ class TransformerLayer(nn.Module):
         self,
         x_BTE: Tensor,
         turn: Rotation,
-        hidden: Tensor | None,
+        unseen: Tensor | None,
         *,
         cache: State | None = None,
         source: State | None = None,
-        source_hidden: Tensor | None = None,
+        source_unseen: Tensor | None = None,
         masks: MaskContext | None = None,
     ) -> tuple[Tensor, State]:
         """One layer over a window; see `SelfAttention` and `CrossAttention` for the arguments.
@@ -253,14 +253,14 @@ class TransformerLayer(nn.Module):
         Returns:
             The window [B, T, E], and the layer's cache.
         """
-        read, cache = self.self_attention(self.self_norm(x_BTE), turn, hidden, cache, masks)
+        read, cache = self.self_attention(self.self_norm(x_BTE), turn, unseen, cache, masks)
         x_BTE = x_BTE + dropout(read, self.share, masks, self.first_site)
         if self.cross_attention is not None and self.cross_norm is not None:
             assert source is not None
-            assert source_hidden is not None
+            assert source_unseen is not None
             # Rows of one source, as in a beam, ask it together, as if they were tokens of one row.
             query_BTE = self.cross_norm(x_BTE).reshape(source.num_rows, -1, x_BTE.shape[2])
-            read = self.cross_attention(query_BTE, source, source_hidden, masks).view(x_BTE.shape)
+            read = self.cross_attention(query_BTE, source, source_unseen, masks).view(x_BTE.shape)
             x_BTE = x_BTE + dropout(read, self.share, masks, self.first_site + 1)
         inner = self.feed_forward(self.inner_norm(x_BTE))
         return x_BTE + dropout(inner, self.share, masks, self.first_site + 2), cache
@@ -336,9 +336,9 @@ def sliding_window(filled_B: Tensor, length: int, context: int) -> Tensor:
     return (near & real[:, None])[:, None]
 
 
-def hiding(seen: Tensor) -> Tensor:
+def unseen_mask(seen: Tensor) -> Tensor:
     """What is added to scores so that only the keys are seen that `seen`, bool, says."""
-    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, _HIDDEN)
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, _UNSEEN)
 
 
 def _heads(x_BKE: Tensor, num_heads: int) -> Tensor:
@@ -346,7 +346,7 @@ def _heads(x_BKE: Tensor, num_heads: int) -> Tensor:
 
 
 def _attend_nearby(
-    query_BTHD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, hidden_BHTK: Tensor, dropped_BH1K: Tensor | None
+    query_BTHD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, unseen_BHTK: Tensor, dropped_BH1K: Tensor | None
 ) -> Tensor:
     """As `_attend`, where the t-th token sees keys from the t-th to the one at its own position only: a block of tokens at a
     time, with no product for keys that none of the block sees.
@@ -357,17 +357,17 @@ def _attend_nearby(
         stop = min(start + _BLOCK, length)
         keys = slice(start, stop + num_keys - length)
         dropped = None if dropped_BH1K is None else dropped_BH1K[..., keys]
-        hidden = hidden_BHTK[:, :, start:stop, keys]
-        parts.append(_attend(query_BTHD[:, start:stop], key_BHKD[:, :, keys], value_BHKD[:, :, keys], hidden, dropped))
+        unseen = unseen_BHTK[:, :, start:stop, keys]
+        parts.append(_attend(query_BTHD[:, start:stop], key_BHKD[:, :, keys], value_BHKD[:, :, keys], unseen, dropped))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _attend(
-    query_BTHD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, hidden: Tensor | None, dropped: Tensor | None
+    query_BTHD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, unseen: Tensor | None, dropped: Tensor | None
 ) -> Tensor:
     """What is read by all heads, [B, T, E]."""
     query_BHTD = query_BTHD.transpose(1, 2)
-    added = [mask.to(query_BHTD.dtype) for mask in (hidden, dropped) if mask is not None]
+    added = [mask.to(query_BHTD.dtype) for mask in (unseen, dropped) if mask is not None]
     if query_BHTD.device.type == "cpu" and query_BHTD.dtype == torch.bfloat16:
         # Forward and backward pass of torch's fused kernel take twice the time of these products on a CPU.
         scores_BHTK = (query_BHTD * query_BHTD.shape[-1] ** -0.5) @ key_BHKD.transpose(2, 3)

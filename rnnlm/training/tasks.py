@@ -64,29 +64,31 @@ class TaskSettings:
     graphs: StepGraphs | None = None
     """On a GPU, what computes steps of shapes that come again; None: nothing does."""
 
-    def loss(
-        self, compute: Compute, arrays: Mapping[str, np.ndarray], state: State, step: int, *, whole: bool
-    ) -> tuple[Loss, State]:
-        """Compute a piece of a step.
 
-        Args:
-            compute: the forward pass.
-            arrays: its inputs, on the host.
-            state: carried from the step before.
-            step: which one, for dropout.
-            whole: whether the piece is the whole of this worker's share.
+def _piece(
+    settings: TaskSettings, compute: Compute, arrays: Mapping[str, np.ndarray], state: State, step: int, *, whole: bool
+) -> tuple[Loss, State]:
+    """Compute a piece of a step.
 
-        Returns:
-            The loss, and the state after the piece.
-        """
-        if self.graphs is not None and whole:
-            taken = self.graphs.take(compute, arrays, state, step)
-            if taken is not None:
-                return Loss(None, taken[0]), taken[1]
-        inputs = {name: self.arithmetic.tensor(array) for name, array in arrays.items()}
-        with self.arithmetic.context():
-            computed = compute(inputs, state, MaskContext(self.seed, step, inputs["rows"]))
-        return Loss(computed.objective, computed.nats), computed.after
+    Args:
+        settings: of the task.
+        compute: the forward pass.
+        arrays: its inputs, on the host.
+        state: carried from the step before.
+        step: which one, for dropout.
+        whole: whether the piece is the whole of this worker's share.
+
+    Returns:
+        The loss, and the state after the piece.
+    """
+    if settings.graphs is not None and whole:
+        taken = settings.graphs.take(compute, arrays, state, step)
+        if taken is not None:
+            return Loss(None, taken[0]), taken[1]
+    inputs = {name: settings.arithmetic.tensor(array) for name, array in arrays.items()}
+    with settings.arithmetic.context():
+        computed = compute(inputs, state, MaskContext(settings.seed, step, inputs["rows"]))
+    return Loss(computed.objective, computed.nats), computed.after
 
 
 class Task(Protocol):
@@ -185,7 +187,7 @@ class LanguageModelTask:
         for rows in ranges:
             state = before.map(lambda tensor, rows=rows: tensor[rows])  # type: ignore[misc]
             piece = {name: array[rows] for name, array in arrays.items()}
-            loss, state = self._settings.loss(self._compute, piece, state, batch.step, whole=len(ranges) == 1)
+            loss, state = _piece(self._settings, self._compute, piece, state, batch.step, whole=len(ranges) == 1)
             after.append(state.detach())
             yield loss
         self._lanes = torch.from_numpy(batch.lanes)
@@ -297,7 +299,7 @@ class Seq2SeqTask:
         ranges = _row_ranges(len(batch.rows), positions, self._settings.micro_batch_tokens)
         for rows in ranges:
             piece = {name: array[rows] for name, array in arrays.items()}
-            loss, _ = self._settings.loss(self._compute, piece, State({}), batch.step, whole=len(ranges) == 1)
+            loss, _ = _piece(self._settings, self._compute, piece, State({}), batch.step, whole=len(ranges) == 1)
             yield loss
 
     def _compute(self, inputs: Mapping[str, Tensor], state: State, masks: MaskContext) -> Computed:

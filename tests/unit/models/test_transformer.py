@@ -10,7 +10,7 @@ from rnnlm.models.transformer_seq2seq import TransformerSeq2Seq
 from rnnlm.nn import transformer
 from rnnlm.nn.dropout import MaskContext, dropout
 from rnnlm.nn.state import State
-from rnnlm.nn.transformer import KeyDropout, SelfAttention, hiding, rotation, sliding_window
+from rnnlm.nn.transformer import KeyDropout, SelfAttention, rotation, sliding_window, unseen_mask
 
 SMALL = {"width": 8, "num_heads": 2, "inner_width": 12, "num_layers": 2}
 
@@ -176,9 +176,9 @@ def test_dropped_keys_are_not_seen_by_any_query_of_a_head() -> None:
 def test_a_token_all_of_whose_keys_are_dropped_sees_those_that_it_may() -> None:
     attention = SelfAttention(width=8, num_heads=2, drop=KeyDropout(0.999999, 7))
     x, turn = torch.randn(1, 3, 8), rotation(torch.zeros(1, dtype=torch.int64), 3, 4)
-    hidden = hiding(torch.ones(3, 3, dtype=torch.bool).tril()[None, None])
-    dropped, _ = attention(x, turn, hidden, masks=MaskContext(0, 0, torch.tensor([1])))
-    whole, _ = attention(x, turn, hidden)
+    unseen = unseen_mask(torch.ones(3, 3, dtype=torch.bool).tril()[None, None])
+    dropped, _ = attention(x, turn, unseen, masks=MaskContext(0, 0, torch.tensor([1])))
+    whole, _ = attention(x, turn, unseen)
     torch.testing.assert_close(dropped, whole, rtol=1e-3, atol=1e-3)
 
 
@@ -188,14 +188,14 @@ def test_a_window_in_blocks_is_the_window_at_once(precision: str, monkeypatch: p
     context, length = 6, 11
     x = torch.randn(2, length, 8, requires_grad=True)
     turn = rotation(torch.tensor([4, 2]), length, 4)
-    hidden = hiding(sliding_window(torch.tensor([4, 2]), length, context))
+    unseen = unseen_mask(sliding_window(torch.tensor([4, 2]), length, context))
     cache = State({name: torch.randn(2, context - 1, 8) for name in ("keys", "values")})
     masks = MaskContext(0, 0, torch.tensor([1, 9]))
 
     def run(block: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         monkeypatch.setattr(transformer, "_BLOCK", block)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            read, _ = attention(x, turn, hidden, cache, masks)
+            read, _ = attention(x, turn, unseen, cache, masks)
         (gradient,) = torch.autograd.grad(read.float().square().sum(), x)
         return read.float(), gradient
 
