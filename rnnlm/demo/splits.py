@@ -5,17 +5,37 @@ names that no training row has, and every other row is made of what train has to
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Literal
 
 Split = Literal["train", "valid", "test"]
+Part = Literal["train", "valid", "test", "new"]
+"""A split, or inputs that are in none."""
+Row = dict[str, str]
 
 SEED = "rnnlm demo 1"
 SIZES: dict[Split, int] = {"train": 22_000, "valid": 510, "test": 1_020}
 """Rows of a split of pairs; those of valid and test divide by thirty, so that thirds and tenths come out exactly."""
+NEW_INPUTS = 40
 
 _WITHHELD_SHARE = 1 / 8
+
+
+def draw_parts(draw: Callable[[Part, int, set[str]], list[Row]]) -> dict[Part, list[Row]]:
+    """All parts of a corpus of pairs; the held-out ones are drawn first.
+
+    Args:
+        draw: so many rows of a part, none of which repeats what the set has of earlier ones; it adds its own to the set.
+    """
+    taken: set[str] = set()
+    sizes: dict[Part, int] = {
+        "test": SIZES["test"],
+        "valid": SIZES["valid"],
+        "new": NEW_INPUTS,
+        "train": SIZES["train"],
+    }
+    return {part: draw(part, size, taken) for part, size in sizes.items()}
 
 
 @cache

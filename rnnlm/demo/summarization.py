@@ -2,17 +2,15 @@
 
 import random
 from functools import cache
-from typing import Literal
 
 from rnnlm.demo.names import names
 from rnnlm.demo.reports import Event, Reporter
-from rnnlm.demo.splits import SEED, SIZES, Split, wants_combination, wants_names, withheld
+from rnnlm.demo.splits import SEED, Part, Row, Split, draw_parts, wants_combination, wants_names, withheld
 
-NEW_INPUTS = 40
 _WORDS = range(35, 61)
 
 
-def rows(split: Split) -> list[dict[str, str]]:
+def rows(split: Split) -> list[Row]:
     """Rows of a split: `id`, `source` (the report), `target` (its summary), `tags` (kind and phenomena)."""
     return [dict(row) for row in _corpus()[split]]
 
@@ -23,22 +21,15 @@ def new_inputs() -> list[str]:
 
 
 @cache
-def _corpus() -> dict[str, list[dict[str, str]]]:
-    """All splits; the held-out ones are drawn first, and no later split repeats a report or a summary."""
-    taken: set[str] = set()
-    order: dict[Literal["test", "valid", "new", "train"], int] = {
-        "test": SIZES["test"],
-        "valid": SIZES["valid"],
-        "new": NEW_INPUTS,
-        "train": SIZES["train"],
-    }
-    return {split: _draw(split, size, taken) for split, size in order.items()}
+def _corpus() -> dict[Part, list[Row]]:
+    """All parts; none repeats a report or a summary of another."""
+    return draw_parts(_draw)
 
 
-def _draw(split: Literal["train", "valid", "test", "new"], size: int, taken: set[str]) -> list[dict[str, str]]:
+def _draw(split: Part, size: int, taken: set[str]) -> list[Row]:
     rng = random.Random(f"{SEED}/summarization/{split}")
     reporters = {True: Reporter(rng, names(split)), False: Reporter(rng, names("train"))}
-    found: list[dict[str, str]] = []
+    found: list[Row] = []
     while len(found) < size:
         own_names, combined = wants_names(split, len(found)), wants_combination(split, len(found))
         event = reporters[own_names].event()

@@ -6,22 +6,20 @@ times and prices that have to be carried over, agreement, and the German order o
 
 import random
 from functools import cache
-from typing import Literal
 
 from rnnlm.demo import lexicon
 from rnnlm.demo.grammar import Sentence
 from rnnlm.demo.names import names
 from rnnlm.demo.phrases import NounPhrase
 from rnnlm.demo.plans import Planner
-from rnnlm.demo.splits import SEED, SIZES, Split, any_withheld, wants_combination, wants_names, withheld
+from rnnlm.demo.splits import SEED, Part, Row, Split, any_withheld, draw_parts, wants_combination, wants_names, withheld
 
-NEW_INPUTS = 40
 _WORDS = range(5, 17)
 _THINGS = frozenset(lexicon.THINGS)
 _NO_COMBINATION = (lexicon.BE, lexicon.HAVE, lexicon.COST)
 
 
-def rows(split: Split) -> list[dict[str, str]]:
+def rows(split: Split) -> list[Row]:
     """Rows of a split: `id`, `source` (English), `target` (German), `tags` (phenomena, joined by commas)."""
     return [dict(row) for row in _corpus()[split]]
 
@@ -43,22 +41,15 @@ def combinations(sentence: Sentence) -> list[tuple[str, str]]:
 
 
 @cache
-def _corpus() -> dict[str, list[dict[str, str]]]:
-    """All splits; the held-out ones are drawn first, and no later split repeats a source."""
-    taken: set[str] = set()
-    order: dict[Literal["test", "valid", "new", "train"], int] = {
-        "test": SIZES["test"],
-        "valid": SIZES["valid"],
-        "new": NEW_INPUTS,
-        "train": SIZES["train"],
-    }
-    return {split: _draw(split, size, taken) for split, size in order.items()}
+def _corpus() -> dict[Part, list[Row]]:
+    """All parts; none repeats a source of another."""
+    return draw_parts(_draw)
 
 
-def _draw(split: Literal["train", "valid", "test", "new"], size: int, taken: set[str]) -> list[dict[str, str]]:
+def _draw(split: Part, size: int, taken: set[str]) -> list[Row]:
     rng = random.Random(f"{SEED}/translation/{split}")
     planners = {True: Planner(rng, names(split)), False: Planner(rng, names("train"))}
-    found: list[dict[str, str]] = []
+    found: list[Row] = []
     while len(found) < size:
         own_names, combined = wants_names(split, len(found)), wants_combination(split, len(found))
         sentence = planners[own_names].sentence()
