@@ -3,13 +3,15 @@
 Shapes: B batch (lanes), T tokens of a window, E width, C context.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from rnnlm.models.language_model import INPUT_SITE, LanguageModel
 from rnnlm.nn.dropout import MaskContext, dropout
 from rnnlm.nn.state import State
-from rnnlm.nn.transformer import TransformerLayers, rotation, sliding_window, unseen_mask
+from rnnlm.nn.transformer import TransformerLayer, TransformerLayers, rotation, sliding_window, unseen_mask
 
 LAYER_SITE = 16
 """The first place of dropout in the layers."""
@@ -61,16 +63,16 @@ class TransformerLanguageModel(LanguageModel):
         self.context_length = context_length
         self.dropout = dropout
         self.head_size = width // num_heads
-        self.layers = TransformerLayers(
-            num_layers,
+        make_layer = partial(
+            TransformerLayer,
             width=width,
             num_heads=num_heads,
             inner_width=inner_width,
             has_source=False,
             share=dropout,
             key_share=attention_dropout,
-            first_site=LAYER_SITE,
         )
+        self.layers = TransformerLayers(num_layers, LAYER_SITE, make_layer)
         self.norm = nn.LayerNorm(width)
 
     def init_state(self, batch_size: int) -> State:

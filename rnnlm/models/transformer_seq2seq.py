@@ -13,7 +13,7 @@ from rnnlm.nn.attention import DotAttention
 from rnnlm.nn.copy import CopyGate
 from rnnlm.nn.dropout import MaskContext, dropout
 from rnnlm.nn.state import State
-from rnnlm.nn.transformer import TransformerLayers, rotation, unseen_mask
+from rnnlm.nn.transformer import TransformerLayer, TransformerLayers, rotation, unseen_mask
 
 ENCODER_SITE, DECODER_SITE = 1_000, 2_000
 """The first place of dropout in either stack."""
@@ -62,17 +62,17 @@ class TransformerSeq2Seq(Seq2Seq):
         )
         self.head_size = width // num_heads
 
-        make_layers = partial(
-            TransformerLayers,
+        make_layer = partial(
+            TransformerLayer,
             width=width,
             num_heads=num_heads,
             inner_width=inner_width,
             share=dropout,
             key_share=attention_dropout,
         )
-        self.encoder_layers = make_layers(encoder_layers, has_source=False, first_site=ENCODER_SITE)
+        self.encoder_layers = TransformerLayers(encoder_layers, ENCODER_SITE, partial(make_layer, has_source=False))
         self.encoder_norm = nn.LayerNorm(width)
-        self.decoder_layers = make_layers(num_layers, has_source=True, first_site=DECODER_SITE)
+        self.decoder_layers = TransformerLayers(num_layers, DECODER_SITE, partial(make_layer, has_source=True))
         self.decoder_norm = nn.LayerNorm(width)
         self.attention = DotAttention(query_size=width, memory_size=width) if copy_source else None
         self.copy_gate = CopyGate(input_size=2 * width) if copy_source else None

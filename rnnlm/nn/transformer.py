@@ -5,7 +5,7 @@ The layers normalize what they read, not what they give (pre-norm: Xiong et al. 
 Shapes: B batch, T tokens of a window, S source length, K keys, C context, E width, H heads, D width of a head.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -16,7 +16,7 @@ from rnnlm.nn.state import State
 
 _LOWEST_FREQUENCY = 1e-4
 """Of the rotation, in radians a position; the highest is 1."""
-_UNSEEN = -1e4
+_DROPPED = -1e4
 """Added to the score of a dropped key. It is finite, so that a token all of whose keys are dropped sees them all."""
 _UNSEEN = -1e9
 """Added to the score of a key that a token must not see: beside any other its weight is zero. Finite, so that nothing is
@@ -82,8 +82,8 @@ class KeyDropout:
             return None
         # A key's number comes first, so that padding behind a source changes nothing.
         kept_BN = locked_mask(num_keys * num_heads, self.share, masks, self.site)
-        unseen_BKH = (kept_BN == 0).view(-1, num_keys, num_heads) * _UNSEEN
-        return unseen_BKH.transpose(1, 2)[:, :, None]
+        dropped_BKH = (kept_BN == 0).view(-1, num_keys, num_heads) * _DROPPED
+        return dropped_BKH.transpose(1, 2)[:, :, None]
 
 
 class SelfAttention(nn.Module):
@@ -272,39 +272,12 @@ class TransformerLayers(nn.ModuleList):
 
     Args:
         num_layers: L.
-        width: E.
-        num_heads: H.
-        inner_width: of the feed-forward layers.
-        has_source: whether there is cross-attention.
-        share: of features dropped from what each part adds.
-        key_share: of keys dropped in attention.
         first_site: layer l has this place of dropout + 4 l, and the next two.
+        make: a layer of the stack from its `first_site`.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        *,
-        width: int,
-        num_heads: int,
-        inner_width: int,
-        has_source: bool,
-        share: float,
-        key_share: float,
-        first_site: int,
-    ) -> None:
-        super().__init__(
-            TransformerLayer(
-                width=width,
-                num_heads=num_heads,
-                inner_width=inner_width,
-                has_source=has_source,
-                share=share,
-                key_share=key_share,
-                first_site=first_site + 4 * layer,
-            )
-            for layer in range(num_layers)
-        )
+    def __init__(self, num_layers: int, first_site: int, make: Callable[..., TransformerLayer]) -> None:
+        super().__init__(make(first_site=first_site + 4 * layer) for layer in range(num_layers))
         self._reset()
 
     def __iter__(self) -> Iterator[TransformerLayer]:
