@@ -25,7 +25,7 @@ CHUNK_ELEMENTS = 1 << 15
 """Values [t, B, H] of some steps that the backward pass prepares at a time."""
 
 
-class _Product:
+class _SameProduct:
     """x W^T by one matrix many times. In bf16 it is packed for oneDNN, which otherwise does so in each product."""
 
     def __init__(self, weight_OI: Tensor, rows: int) -> None:
@@ -60,7 +60,7 @@ class _Window(torch.autograd.Function):
         double_G = bias_G.new_ones(4, size)
         double_G[2] = 2
         double_G = double_G.view(-1)
-        recurrence = _Product(weight_hh_GH * double_G[:, None], batch)
+        recurrence = _SameProduct(weight_hh_GH * double_G[:, None], batch)
         gates_PG = _all_rows(x_TBX) @ (weight_xh_GX * double_G[:, None]).t()
         gates_TBG = gates_PG[: steps * batch].view(steps, batch, -1)
         bias_G = bias_G.to(kind) * double_G
@@ -85,7 +85,7 @@ class _Window(torch.autograd.Function):
     def backward(ctx: Any, dh_TBH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         x_TBX, hidden_TBH, cells_TBH, tanh_TBH, open_TBG, weight_xh_GX, weight_hh_GH = ctx.saved_tensors
         steps, batch, size = tanh_TBH.shape
-        recurrence = _Product(weight_hh_GH.t(), batch)
+        recurrence = _SameProduct(weight_hh_GH.t(), batch)
         flat_PG = weight_hh_GH.new_empty(product_rows(steps * batch, weight_hh_GH.dtype, x_TBX.device), 4 * size)
         flat_PG[steps * batch :] = 0
         dgates_TBG = flat_PG[: steps * batch].view(steps, batch, 4, size)

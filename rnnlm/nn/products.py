@@ -19,8 +19,10 @@ STEP = 1 / 127
 """The distance of two carried values of int8."""
 ZERO = 128
 """The byte that stands for 0."""
-LEAST_ROWS = 8
-"""Of a product in int8."""
+LEAST_ROWS = 8 if torch.cpu._is_amx_tile_supported() else 1
+"""Of a product in int8: with AMX oneDNN gives small ones (a few hundred values, or one row) to its reference code, which can take
+hundreds of times as long as the product of eight rows.
+"""
 
 
 def has_bf16() -> bool:
@@ -118,10 +120,6 @@ class Product:
 
 
 def _enough_rows(x: Tensor) -> Tensor:
-    """The same rows, and others below them where they are few.
-
-    oneDNN gives small int8 products (a few hundred values, or one row) to its reference code, which can take hundreds of times as
-    long as the product of eight rows.
-    """
+    """The same rows, and others below them where they are too few."""
     missing = LEAST_ROWS - len(x)
     return x if missing <= 0 else torch.nn.functional.pad(x, (0, 0, 0, missing))
