@@ -81,8 +81,8 @@ def test_a_wide_cell_in_bf16_is_close_to_fp32(masked: bool, monkeypatch: pytest.
 def test_packed_weights_give_what_unpacked_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     weight, x, other = (torch.randn(*size).bfloat16() for size in ((48, 32), (8, 32), (8, 48)))
-    packed = _SameProduct(weight, 8)
+    packed = lstm_kernel._SameProduct(weight, 8)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    plain = _SameProduct(weight, 8)
+    plain = lstm_kernel._SameProduct(weight, 8)
     torch.testing.assert_close(packed(x), plain(x), rtol=0.01, atol=0.01)
     torch.testing.assert_close(packed.plus(x, other), plain.plus(x, other), rtol=0.02, atol=0.05)
