@@ -78,7 +78,7 @@ class ComputeConfig(Config):
     """What arithmetic is used. Where it runs is not part of an experiment."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 on GPUs that have it, and on CPUs with instructions for it where an LSTM layer has 512 units or more;
+    """`auto`: bf16 on GPUs that have it, and on CPUs with instructions for it where an LSTM layer has 64 units or more;
     else fp32."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of one worker; `none`: its share of the cores."""

@@ -82,7 +82,7 @@ COMPARISONS = {
         ),
     ),
     "multi30k_attention": Comparison(
-        ("multi30k_de_en", "multi30k_de_en_transformer"), ATTENTION, ("train.max_minutes=19",)
+        ("multi30k_de_en", "multi30k_de_en_transformer"), ATTENTION, ("train.max_minutes=14",)
     ),
     "synthetic_attention": Comparison(
         ("demo_translate", "demo_translate_transformer"), ATTENTION, ("model.copy_source=false",)
