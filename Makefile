@@ -40,7 +40,7 @@ demo: install
 	$(BIN)/python -m pipelines.demo
 
 test: install
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest --durations=25 --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 faults: install
 	RNNLM_LONG_FAULTS=1 $(BIN)/python -m pytest tests/faults
