@@ -94,8 +94,8 @@ def auto_precision(device_type: str, lstm_size: int) -> Precision:
     """The faster precision of products, as far as that is known; a function of the machine and the model.
 
     GPUs take bf16 where they have it. A CPU takes it where it has instructions for it (torch would imitate them on others)
-    and the model an LSTM of `BF16_UNITS` or more: its window then takes 0.55 to 0.65 of the time (64 to 512 units, one core
-    without AMX), a whole training 0.5 to 0.9. Other cells were not measured.
+    and the model an LSTM of `BF16_UNITS` or more: its window then takes 0.55 to 0.7 of the time (64 to 512 units, one core
+    without AMX), a whole training 0.6 to 0.95. Other cells were not measured.
 
     Args:
         device_type: as torch names it.
