@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from rnnlm.models.stack import time_major, zero_loss
 from rnnlm.nn.dropout import MaskContext, locked_dropout
 from rnnlm.nn.embedding import Embedding
+from rnnlm.nn.sampled_softmax import cross_entropy
 from rnnlm.nn.softmax import PAD_ID, Clusters, linear_cross_entropy, linear_log_softmax
 from rnnlm.nn.state import State
 
-TYPE_SITE, INPUT_SITE, OUTPUT_SITE = 0, 1, 2
-"""Where dropout acts around the layers."""
+TYPE_SITE, INPUT_SITE, OUTPUT_SITE, SAMPLE_SITE = 0, 1, 2, 3
+"""Where dropout acts around the layers, and where the vocabulary is sampled."""
 
 
 class LanguageModel(nn.Module):
@@ -106,6 +107,7 @@ class LanguageModel(nn.Module):
         label_smoothing: float = 0.0,
         activation_reg: float = 0.0,
         temporal_activation_reg: float = 0.0,
+        softmax_samples: int | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """Summed loss of a window.
 
@@ -118,20 +120,28 @@ class LanguageModel(nn.Module):
             activation_reg: alpha; what the output layer sees costs alpha times its mean square at each target.
             temporal_activation_reg: beta; so does its change from one target to the next, before dropout, times beta
                 (both Merity et al. 2017, section 4.6).
+            softmax_samples: tokens drawn from the vocabulary that targets are told from, see `rnnlm.nn.sampled_softmax`;
+                for training, that is with masks. None: all.
+
+        Raises:
+            ValueError: samples of a vocabulary with clusters.
 
         Returns:
-            The training objective with its gradient, the true nats (float64, of the targets alone, without gradient),
-            and the state after the window.
+            The training objective with its gradient, the true nats (float64, of the targets alone, without gradient; with
+            samples an estimate), and the state after the window.
         """
         if not input_BT.numel():
             return *zero_loss(self), state
         hidden_BTX, state = self.hidden(input_BT, state, masks)
         features_BTX = locked_dropout(hidden_BTX, self.output_dropout, masks, OUTPUT_SITE)
-        objective, nats_N = linear_cross_entropy(
+        objective, nats_N = cross_entropy(
             time_major(features_BTX),
             self.output_weight,
             self.output_bias,
             target_BT.t().reshape(-1),
+            samples=softmax_samples,
+            masks=masks,
+            site=SAMPLE_SITE,
             clusters=self.clusters,
             label_smoothing=label_smoothing,
         )

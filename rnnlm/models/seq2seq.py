@@ -15,11 +15,12 @@ from rnnlm.nn.attention import Attention
 from rnnlm.nn.copy import CopyGate, copy_log_mass, mixture_log_probs
 from rnnlm.nn.dropout import MaskContext, locked_dropout
 from rnnlm.nn.embedding import Embedding
-from rnnlm.nn.softmax import PAD_ID, Copying, linear_cross_entropy
+from rnnlm.nn.sampled_softmax import cross_entropy
+from rnnlm.nn.softmax import PAD_ID, Copying
 from rnnlm.nn.state import State
 
-SOURCE_SITE, TARGET_SITE, OUTPUT_SITE = 0, 1, 2
-"""Where dropout acts around the layers."""
+SOURCE_SITE, TARGET_SITE, OUTPUT_SITE, SAMPLE_SITE = 0, 1, 2, 3
+"""Where dropout acts around the layers, and where the vocabulary is sampled."""
 
 
 class Decoding(NamedTuple):
@@ -109,6 +110,7 @@ class Seq2Seq(nn.Module):
         masks: MaskContext | None = None,
         label_smoothing: float = 0.0,
         coverage_reg: float = 0.0,
+        softmax_samples: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Summed loss of the targets.
 
@@ -121,15 +123,21 @@ class Seq2Seq(nn.Module):
             label_smoothing: share of a target's probability that is spread over the vocabulary.
             coverage_reg: lambda; attention that returns to where it was costs lambda sum_s min(a_ts, sum_{u<t} a_us) at
                 each target (See et al. 2017, equation 12). None without attention.
+            softmax_samples: tokens drawn from the vocabulary that targets are told from, see `rnnlm.nn.sampled_softmax`;
+                for training, that is with masks. None: all.
+
+        Raises:
+            ValueError: samples in a model that copies.
 
         Returns:
-            The training objective with its gradient, and the true nats (float64, of the targets alone, without gradient).
+            The training objective with its gradient, and the true nats (float64, of the targets alone, without gradient; with
+            samples an estimate).
         """
         if not target_BT.numel():
             return zero_loss(self)
         memory = self.encode(source_BS, lengths_B, masks)
         decoding = self.decode(input_BT, memory, masks)
-        objective, nats_N = self._cross_entropy(decoding, target_BT, memory, masks, label_smoothing)
+        objective, nats_N = self._cross_entropy(decoding, target_BT, memory, masks, label_smoothing, softmax_samples)
         if coverage_reg and decoding.weights is not None:
             weights_BTS = decoding.weights
             covered_BTS = weights_BTS.cumsum(1) - weights_BTS
@@ -164,7 +172,13 @@ class Seq2Seq(nn.Module):
         return log_probs_RV, state
 
     def _cross_entropy(
-        self, decoding: Decoding, target_BT: Tensor, memory: State, masks: MaskContext | None, label_smoothing: float
+        self,
+        decoding: Decoding,
+        target_BT: Tensor,
+        memory: State,
+        masks: MaskContext | None,
+        label_smoothing: float,
+        softmax_samples: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Objective, and the nats of all positions [N] with time outermost."""
         features_BTE = locked_dropout(decoding.features, self.dropout, masks, OUTPUT_SITE)
@@ -173,11 +187,14 @@ class Seq2Seq(nn.Module):
             log_generate_BT, log_copy_BT = self.copy_gate(decoding.joint)
             log_copy_BT = log_copy_BT + copy_log_mass(decoding.weights, memory["ids"], target_BT)
             copying = Copying(log_generate_BT.t().reshape(-1), log_copy_BT.t().reshape(-1))
-        return linear_cross_entropy(
+        return cross_entropy(
             time_major(features_BTE),
             self.output_weight,
             self.output_bias,
             target_BT.t().reshape(-1),
+            samples=softmax_samples,
+            masks=masks,
+            site=SAMPLE_SITE,
             copying=copying,
             label_smoothing=label_smoothing,
         )

@@ -87,6 +87,12 @@ def _keys(seed: int, step: int, site: int) -> tuple[int, int]:
     return _signed(value), _signed(value >> 32)
 
 
+def uniform(context: MaskContext, site: int, device: torch.device) -> Tensor:
+    """A number from [0, 1), float64, for a place in the network at a step, the same for all rows."""
+    key = torch.as_tensor(context.keys(site)[0], dtype=torch.int64, device=device)
+    return (key & _WORD).double() / 2**32
+
+
 def _mix(bits: Tensor) -> Tensor:
     """A bijection of int32 that spreads every input bit over all output bits ("lowbias32", Wellons 2018); in place."""
     bits ^= (bits >> 16) & 0xFFFF

@@ -37,6 +37,15 @@ class Copying(NamedTuple):
     """log p_copy, [N], finite"""
 
 
+class Own(NamedTuple):
+    """Logits of the targets, computed apart, where the layer's columns are others' or not all."""
+
+    logit: Tensor
+    """[N]"""
+    place: Tensor
+    """The column of each target, which does not count, int64 [N]."""
+
+
 class Clusters(NamedTuple):
     """Rare tokens, predicted in two steps: first the cluster among the frequent tokens, then the token in the cluster.
 
@@ -77,6 +86,7 @@ def linear_cross_entropy(
     *,
     clusters: Clusters | None = None,
     copying: Copying | None = None,
+    own: Own | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of softmax(W x + b), optionally mixed with a distribution that copies.
@@ -94,22 +104,26 @@ def linear_cross_entropy(
         bias_V: b.
         target_N: token ids.
         clusters: rare tokens that are predicted in two steps; each step is smoothed by itself.
-        copying: the other part of the mixture; not with clusters.
-        label_smoothing: e, from 0 to below 1.
+        copying: the other part of the mixture.
+        own: the targets' logits, computed apart, see `rnnlm.nn.sampled_softmax`; the columns are no token ids then.
+        label_smoothing: e, from 0 to below 1; 0 with `own`.
 
     Raises:
-        ValueError: clusters and copying at once.
+        ValueError: two of clusters, copying and own at once, or own with smoothing.
 
     Returns:
         The objective, a scalar with a gradient, and the nats of each token [N] (-log p, not smoothed; zero at padding)
         without one.
     """
-    if clusters and copying:
-        raise ValueError("a mixture with copying has no clusters")
+    if sum(part is not None for part in (clusters, copying, own)) > 1 or (own is not None and label_smoothing):
+        raise ValueError("clusters, copying and own logits exclude one another, and own logits smoothing")
     cutoffs, *cluster_layer = clusters or ((), None, None)
-    arguments = (features_NE, weight_VE, bias_V, *cluster_layer, *(copying or (None, None)))
+    own_logit_N, place_N = own or (None, None)
+    arguments = (features_NE, weight_VE, bias_V, *cluster_layer, *(copying or (None, None)), own_logit_N)
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
-    objective, nats_N = _LinearCrossEntropy.apply(*arguments, target_N, cutoffs, label_smoothing, wants_gradient)
+    objective, nats_N = _LinearCrossEntropy.apply(
+        *arguments, place_N, target_N, cutoffs, label_smoothing, wants_gradient
+    )
     return objective, nats_N
 
 
@@ -124,6 +138,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         cluster_bias_C: Tensor | None,
         log_generate_N: Tensor | None,
         log_copy_N: Tensor | None,
+        own_logit_N: Tensor | None,
+        place_N: Tensor | None,
         target_N: Tensor,
         cutoffs: tuple[int, ...],
         label_smoothing: float,
@@ -137,16 +153,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradient = layer.empty_gradient() if wants_gradient else None
         cluster_gradients: tuple[Tensor | None, Tensor | None] = (None, None)
         mixture_gradients: tuple[Tensor | None, Tensor | None] = (None, None)
+        own_gradient: Tensor | None = None
         with torch.autocast(kind, enabled=False):
             if cluster_weight_CE is not None and cluster_bias_C is not None:
                 clusters = Clusters(cutoffs, cluster_weight_CE.to(dtype), cluster_bias_C.to(dtype))
                 losses, cluster_gradients = _clustered(layer, clusters, target_R, label_smoothing, gradient)
             else:
-                copying = None
+                copying, own = None, None
+                if own_logit_N is not None and place_N is not None:
+                    own = Own(rows.take(own_logit_N).to(layer.sums), rows.take(place_N))
                 if log_generate_N is not None and log_copy_N is not None:
                     copying = Copying(rows.take(log_generate_N), rows.take(log_copy_N))
                 real_R = (target_R != PAD_ID).to(layer.sums)
-                losses = _pieces(layer, target_R, real_R, copying, label_smoothing, gradient)
+                losses = _pieces(layer, target_R, real_R, copying, label_smoothing, gradient, own)
+                if own:
+                    own_gradient = rows.spread(torch.expm1(-losses.nats))  # p - 1
                 if copying and gradient:
                     posteriors = _mixture_gradients(losses, target_R, label_smoothing)
                     mixture_gradients = (rows.spread(posteriors[0]), rows.spread(posteriors[1]))
@@ -157,6 +178,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 gradient.bias.to(bias_V.dtype),
                 *cluster_gradients,
                 *mixture_gradients,
+                own_gradient,
             )
         nats_N = rows.spread(losses.nats)
         ctx.mark_non_differentiable(nats_N)
@@ -170,7 +192,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradients = ctx.saved_tensors
         if grad_objective.is_cuda or grad_objective != 1:
             gradients = [None if x is None else x * grad_objective.to(x.dtype) for x in gradients]
-        return *gradients, None, None, None, None
+        return *gradients, None, None, None, None, None
 
 
 class _Rows:
@@ -252,6 +274,7 @@ def _pieces(
     copying: Copying | None,
     smoothing: float,
     gradient: _Layer | None,
+    own: Own | None = None,
 ) -> _Losses:
     """Losses of all tokens, a block of rows at a time; the gradients are written where they are wanted."""
     on_gpu = target_N.is_cuda
@@ -270,7 +293,9 @@ def _pieces(
             part_RV = logits_RV[piece.start - start : piece.stop - start]
             wide_RV = part_RV.to(layer.sums).add_(bias_V)
             mixed = copying and Copying(copying.log_generate[piece], copying.log_copy[piece])
-            losses.append(_losses(wide_RV, target_N[piece], real_N[piece], mixed, smoothing, gradient is not None))
+            apart = own and Own(own.logit[piece], own.place[piece])
+            wants_gradient = gradient is not None
+            losses.append(_losses(wide_RV, target_N[piece], real_N[piece], mixed, smoothing, wants_gradient, apart))
             if gradient is not None:
                 sum_V += wide_RV.sum(0)
                 if wide_RV is not part_RV:
@@ -338,15 +363,23 @@ def _losses(
     copying: Copying | None,
     smoothing: float,
     wants_gradient: bool,
+    own: Own | None,
 ) -> _Losses:
     """Losses of a piece, times a share that is 1 or, at padding, 0. The logits are overwritten, with their gradient where
     it is wanted.
     """
     column_R1 = target_R[:, None]
-    peak_R1 = logits_RV.amax(1, keepdim=True)
-    target_R1 = logits_RV.gather(1, column_R1)
+    if own is None:
+        peak_R1 = logits_RV.amax(1, keepdim=True)
+        target_R1 = logits_RV.gather(1, column_R1)
+    else:
+        target_R1 = own.logit[:, None]
+        logits_RV.scatter_(1, own.place[:, None], -torch.inf)
+        peak_R1 = torch.maximum(logits_RV.amax(1, keepdim=True), target_R1)
     mean_R1 = logits_RV.mean(1, keepdim=True) if smoothing else peak_R1
     total_R1 = logits_RV.sub_(peak_R1).exp_().sum(1, keepdim=True)
+    if own is not None:
+        total_R1 += (target_R1 - peak_R1).exp()
     norm_R1 = peak_R1 + total_R1.log()
     log_p_R = (target_R1 - norm_R1)[:, 0]
     nats_R = -log_p_R * share_R
@@ -360,7 +393,8 @@ def _losses(
         logits_RV.mul_(share_R[:, None] / total_R1)
         if smoothing:
             logits_RV.sub_(share_R[:, None] * (smoothing / logits_RV.shape[1]))
-        logits_RV.scatter_add_(1, column_R1, (smoothing - 1) * share_R[:, None])
+        if own is None:
+            logits_RV.scatter_add_(1, column_R1, (smoothing - 1) * share_R[:, None])
     return _Losses(objective_R, nats_R, share_R)
 
 

@@ -101,6 +101,7 @@ def build_task(
         label_smoothing=train.label_smoothing,
         activation_reg=train.activation_reg,
         temporal_activation_reg=train.temporal_activation_reg,
+        softmax_samples=train.softmax_samples,
         coverage_reg=train.coverage_reg,
         micro_batch_tokens=train.micro_batch_tokens,
         arithmetic=arithmetic,

@@ -44,6 +44,10 @@ class TrainConfig(Config):
     """Text: what the output layer sees costs this much times its mean square."""
     temporal_activation_reg: float = Field(0.0, ge=0)
     """Text: so does its change from step to step."""
+    softmax_samples: int | None = Field(None, ge=1)
+    """So many tokens of the vocabulary, frequent ones more often, normalize a step's output, besides the target. Trains faster
+    where the vocabulary is large; models and scores are those of one softmax. Not with `model.softmax_cutoffs` or
+    `model.copy_source`. `none`: the whole vocabulary."""
     coverage_reg: float = Field(0.0, ge=0)
     """Pairs: attention that returns to where it was costs this much times what returns (See et al. 2017)."""
     validate_every: int | None = Field(None, ge=1)
@@ -78,7 +82,7 @@ class ComputeConfig(Config):
     """What arithmetic is used. Where it runs is not part of an experiment."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 on GPUs that have it, and on CPUs with instructions for it where an LSTM layer has 64 units or more;
-    else fp32."""
+    """`auto`: bf16 on GPUs that have it, and on CPUs with instructions for it where the model is a Transformer or has an LSTM
+    layer of 64 units or more; else fp32."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of one worker; `none`: its share of the cores."""

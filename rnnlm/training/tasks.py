@@ -56,6 +56,8 @@ class TaskSettings:
     """Cost of a language model's activations."""
     temporal_activation_reg: float
     """Cost of their change."""
+    softmax_samples: int | None
+    """Tokens of the vocabulary that targets are told from; None: all."""
     coverage_reg: float
     """Cost of attention that returns to where it was."""
     micro_batch_tokens: int | None
@@ -203,6 +205,7 @@ class LanguageModelTask:
                 label_smoothing=self._settings.label_smoothing,
                 activation_reg=self._settings.activation_reg,
                 temporal_activation_reg=self._settings.temporal_activation_reg,
+                softmax_samples=self._settings.softmax_samples,
             )
         )
 
@@ -308,6 +311,7 @@ class Seq2SeqTask:
             masks=masks,
             label_smoothing=self._settings.label_smoothing,
             coverage_reg=self._settings.coverage_reg,
+            softmax_samples=self._settings.softmax_samples,
         )
         return Computed(objective, nats, state)
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,19 @@ def test_activations_and_their_change_cost_what_they_say() -> None:
     torch.testing.assert_close(changing - plain, 3 * change.sum(), rtol=1e-4, atol=1e-4)
 
 
+def test_a_sampled_vocabulary_is_for_training_alone() -> None:
+    model = _model()
+    inputs, targets = _window()
+    state = model.init_state(4)
+    _, exact, _ = model.loss(inputs, targets, state)
+    assert torch.equal(model.loss(inputs, targets, state, softmax_samples=5)[1], exact)
+    masks = MaskContext(seed=1, step=2, rows=torch.arange(4))
+    _, whole, _ = model.loss(inputs, targets, state, masks=masks)
+    _, sampled, _ = model.loss(inputs, targets, state, masks=masks, softmax_samples=5)
+    assert sampled != whole
+    assert sampled == pytest.approx(float(whole), rel=0.2)
+
+
 def test_residual_layers_add_and_normalized_ones_have_unit_variance() -> None:
     inputs, _ = _window()
     model = _model(residual=True, hidden_size=6, num_layers=1, input_dropout=0.0)
@@ -142,7 +156,8 @@ def test_padding_has_no_loss_and_no_gradient() -> None:
     assert ((by_token > 0) == (targets != 0)).all()
 
 
-def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole() -> None:
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"softmax_samples": 7, "label_smoothing": 0.1}], ids=str)
+def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole(options: dict[str, Any]) -> None:
     model = _model().double()
     inputs, targets = _window(6)
     targets[1, 4:] = 0
@@ -152,7 +167,7 @@ def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole() -> None:
         for rows in pieces:
             masks = MaskContext(3, 9, rows + 100)
             state = model.init_state(rows.numel())
-            objective, _, _ = model.loss(inputs[rows], targets[rows], state, masks=masks, label_smoothing=0.1)
+            objective, _, _ = model.loss(inputs[rows], targets[rows], state, masks=masks, **options)
             (objective / 40).backward()
         return [parameter.grad.clone() for parameter in model.parameters()]
 

@@ -103,15 +103,17 @@ def test_row_alone_equals_row_in_a_batch_with_dropout(model: RecurrentSeq2Seq) -
     assert not torch.isclose(together, without)
 
 
-def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole(model: RecurrentSeq2Seq) -> None:
+@pytest.mark.parametrize("samples", [None, 6])
+def test_gradients_of_pieces_sum_to_the_gradient_of_the_whole(model: RecurrentSeq2Seq, samples: int | None) -> None:
     model = model.double()
     pairs = _pairs()
+    options = {"label_smoothing": 0.1, "softmax_samples": None if model.copy_gate else samples}
 
     def gradient(pieces: list[list[int]]) -> list[torch.Tensor]:
         model.zero_grad()
         for piece in pieces:
             rows = torch.tensor(piece)
-            objective, _ = model.loss(*_repeat(pairs, rows), masks=MaskContext(3, 9, rows), label_smoothing=0.1)
+            objective, _ = model.loss(*_repeat(pairs, rows), masks=MaskContext(3, 9, rows), **options)
             (objective / 30).backward()
         return [parameter.grad.clone() for parameter in model.parameters()]
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnlm.nn import softmax as module
-from rnnlm.nn.softmax import Clusters, Copying, linear_cross_entropy, linear_log_softmax
+from rnnlm.nn.softmax import Clusters, Copying, Own, linear_cross_entropy, linear_log_softmax
 
 
 def _inputs(dtype: torch.dtype = torch.float32, rows: int = 9, vocab: int = 11) -> list[Tensor]:
@@ -169,9 +169,15 @@ def test_clusters_that_no_target_is_in_have_no_gradient_but_their_own_rows() -> 
     assert (clusters.weight.grad != 0).all()
 
 
-def test_clusters_and_copying_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="no clusters"):
-        linear_cross_entropy(*_inputs(), TARGET, clusters=_clusters(4), copying=Copying(torch.zeros(9), torch.zeros(9)))
+def test_clusters_copying_and_own_logits_exclude_one_another() -> None:
+    zeros = torch.zeros(9)
+    for options in (
+        {"clusters": _clusters(4), "copying": Copying(zeros, zeros)},
+        {"clusters": _clusters(4), "own": Own(zeros, TARGET)},
+        {"own": Own(zeros, TARGET), "label_smoothing": 0.1},
+    ):
+        with pytest.raises(ValueError, match="exclude one another"):
+            linear_cross_entropy(*_inputs(), TARGET, **options)
 
 
 @pytest.mark.gpu
