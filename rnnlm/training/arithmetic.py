@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnlm.nn.cells import LstmCell
+from rnnlm.nn.transformer import TransformerLayers
 from rnnlm.training.config import ComputeConfig
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def resolve(compute: ComputeConfig, device: str | torch.device, model: nn.Module
         choose_fp32_products()
     if compute.precision != "auto":
         return Arithmetic(device, compute.precision)
-    precision = auto_precision(device.type, widest_lstm(model))
+    precision = auto_precision(device.type, gains_from_bf16(model))
     _log.info("compute.precision = auto: %s on this %s", precision, device.type)
     return Arithmetic(device, precision)
 
@@ -90,20 +91,19 @@ def _product_error() -> float:
     return float((left @ right - left.double() @ right.double()).abs().max())
 
 
-def auto_precision(device_type: str, lstm_size: int) -> Precision:
+def auto_precision(device_type: str, gains: bool) -> Precision:
     """The faster precision of products, as far as that is known; a function of the machine and the model.
 
     GPUs take bf16 where they have it. A CPU takes it where it has instructions for it (torch would imitate them on others)
-    and the model an LSTM of `BF16_UNITS` or more: its window then takes 0.55 to 0.7 of the time (64 to 512 units, one core
-    without AMX), a whole training 0.6 to 0.95. Other cells were not measured.
+    and the model gains.
 
     Args:
         device_type: as torch names it.
-        lstm_size: units of the model's widest LSTM layer, 0 without one.
+        gains: what `gains_from_bf16` says of the model.
     """
     if device_type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if device_type == "cpu" and lstm_size >= BF16_UNITS and has_fast_bf16() else "fp32"
+    return "bf16" if device_type == "cpu" and gains and has_fast_bf16() else "fp32"
 
 
 def has_fast_bf16() -> bool:
@@ -111,6 +111,13 @@ def has_fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def widest_lstm(model: nn.Module) -> int:
-    """Units of a model's widest LSTM layer; 0 without one."""
-    return max((module.hidden_size for module in model.modules() if isinstance(module, LstmCell)), default=0)
+def gains_from_bf16(model: nn.Module) -> bool:
+    """Whether a model of this kind was measured to train faster in bf16 on CPUs that have it.
+
+    A window of an LSTM of 64 to 512 units takes 0.55 to 0.7 of the time (one core without AMX), a whole training 0.6 to
+    0.95; a small Transformer's training half of it. Other cells were not measured.
+    """
+    return any(
+        isinstance(module, TransformerLayers) or (isinstance(module, LstmCell) and module.hidden_size >= BF16_UNITS)
+        for module in model.modules()
+    )

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from rnnlm.data.ragged import Ragged
-from rnnlm.models.config import LanguageModelConfig
+from rnnlm.models.config import LanguageModelConfig, ModelConfig, TransformerConfig
 from rnnlm.nn.cells import LstmCell
 from rnnlm.optim.config import OptimConfig
 from rnnlm.training import arithmetic
-from rnnlm.training.arithmetic import auto_precision, has_fast_bf16, resolve, widest_lstm
+from rnnlm.training.arithmetic import auto_precision, gains_from_bf16, has_fast_bf16, resolve
 from rnnlm.training.build import build_run, seeded_model
 from rnnlm.training.config import ComputeConfig, TrainConfig
 from rnnlm.training.loop import training_steps
@@ -22,32 +22,45 @@ def test_a_cpu_computes_in_fp32_unless_asked_otherwise() -> None:
     assert resolve(ComputeConfig(precision="bf16"), "cpu", SMALL).precision == "bf16"
 
 
+TRANSFORMER = TransformerConfig(width=32, num_heads=2, inner_width=64, num_layers=2)
+
+
+def _lstm(size: int) -> LanguageModelConfig:
+    return LanguageModelConfig(embedding_size=32, hidden_size=size, tie_embeddings=False)
+
+
 @pytest.mark.parametrize(
-    ("has_bf16", "size", "precision"),
-    [(True, 64, "bf16"), (True, 63, "fp32"), (False, 1024, "fp32"), (True, 0, "fp32")],
+    ("has_bf16", "gains", "precision"), [(True, True, "bf16"), (True, False, "fp32"), (False, True, "fp32")]
 )
 def test_a_cpu_computes_in_bf16_where_that_is_faster(
-    has_bf16: bool, size: int, precision: str, monkeypatch: pytest.MonkeyPatch
+    has_bf16: bool, gains: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arithmetic, "has_fast_bf16", lambda: has_bf16)
-    assert auto_precision("cpu", size) == precision
+    assert auto_precision("cpu", gains) == precision
 
 
-def test_the_widest_lstm_layer_of_a_model_counts() -> None:
-    sizes = LanguageModelConfig(embedding_size=4, hidden_size=6, num_layers=2)
-    assert widest_lstm(seeded_model(sizes, 9, 0)) == 6
-    assert widest_lstm(seeded_model(sizes.model_copy(update={"cell": "gru"}), 9, 0)) == 0
+@pytest.mark.parametrize(
+    ("config", "gains"),
+    [
+        (_lstm(64), True),
+        (_lstm(63), False),
+        (_lstm(64).model_copy(update={"cell": "gru"}), False),
+        (TRANSFORMER, True),
+    ],
+)
+def test_a_model_gains_where_it_was_measured(config: ModelConfig, gains: bool) -> None:
+    assert gains_from_bf16(seeded_model(config, 9, 0)) == gains
 
 
-def _validation_nats(precision: str, size: int) -> float:
-    """After a short training of a layer of so many units on numbers that are counted up."""
+def _validation_nats(precision: str, model: ModelConfig) -> float:
+    """After a short training on numbers that are counted up."""
     random = np.random.default_rng(0)
     train, valid = (
         Ragged.from_rows([2 + (random.integers(22) + np.arange(random.integers(3, 20))) % 22 for _ in range(rows)])
         for rows in (400, 60)
     )
     run = build_run(
-        seeded_model(LanguageModelConfig(embedding_size=32, hidden_size=size, tie_embeddings=False), 24, 0),
+        seeded_model(model, 24, 0),
         train_tokens={"text": train},
         valid_tokens={"text": valid},
         train=TrainConfig(lanes=8, bptt_length=12, max_steps=40, validate_every=40),
@@ -62,10 +75,12 @@ def _validation_nats(precision: str, size: int) -> float:
 
 
 @pytest.mark.skipif(not has_fast_bf16(), reason="this CPU has no instructions for bf16")
-@pytest.mark.parametrize("size", [64, 192, 512])
-def test_what_a_cpu_chooses_learns_as_well_as_fp32(size: int) -> None:
+@pytest.mark.parametrize(
+    "model", [_lstm(64), _lstm(192), _lstm(512), TRANSFORMER], ids=["64", "192", "512", "transformer"]
+)
+def test_what_a_cpu_chooses_learns_as_well_as_fp32(model: ModelConfig) -> None:
     """The bound of quality: half a percent of nats on the valid split."""
-    assert _validation_nats("auto", size) == pytest.approx(_validation_nats("fp32", size), rel=0.005)
+    assert _validation_nats("auto", model) == pytest.approx(_validation_nats("fp32", model), rel=0.005)
 
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
