@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     given = parser.parse_intermixed_args()
     torch.set_num_threads(1)
-    kept = {name: shares(name, given.precision, given.steps) for name in given.jobs}
-    keep(f"where a step's time goes, {given.precision}", kept)
+    for name in given.jobs:
+        keep(f"where a step's time goes, {name}, {given.precision}", shares(name, given.precision, given.steps))
 
 
 if __name__ == "__main__":
