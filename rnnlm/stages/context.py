@@ -171,6 +171,11 @@ class Surroundings:
         return self._shared.ray
 
     @property
+    def ray_in_use(self) -> "Session | None":
+        """The Ray session if there is one already."""
+        return self._shared.ray
+
+    @property
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts when its database is ours; a server knows its own place."""
         return self.store.path(ARTIFACT_FOLDER) if _is_database(self.options.tracking_uri) else None
@@ -231,8 +236,13 @@ class Context(Surroundings):
 
     def with_experiment(self, experiment: Experiment) -> "Context":
         """The same surroundings, with the same Ray and tracking, for another experiment."""
-        other = Context(experiment, self.options, self.console, self.interrupts)
+        other = self.beside(experiment, self.options, self.console, self.interrupts)
         other.pipeline_run_id = self.pipeline_run_id
+        return other
+
+    def beside(self, experiment: Experiment, options: Options, console: Console, interrupts: Interrupts) -> "Context":
+        """The same Ray and tracking for work of another thread, or on other cores."""
+        other = Context(experiment, options, console, interrupts)
         other._shared = self._shared
         return other
 

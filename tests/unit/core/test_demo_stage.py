@@ -1,6 +1,10 @@
 """The tour: which stages it calls for which experiment, and what it shows."""
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +13,7 @@ from pipelines import demo as command
 from rnnlm import experiment
 from rnnlm.artifacts import Record
 from rnnlm.demo import corpora
+from rnnlm.integrations.ray_cluster import Resources
 from rnnlm.stages import demo, evaluate, generate, ingest, run_all, tokenize_corpus, train
 from rnnlm.stages.context import Context, Outcome
 from rnnlm.storage import Store
@@ -67,10 +72,10 @@ def test_the_tour(desk: Path, called: list[str], capfd: pytest.CaptureFixture[st
     assert command.main([]) == 0
     assert called == [
         "run_all demo_text", "generate models:/demo_text/1",
-        "run_all demo_translate",
-        *(f"{stage} demo_translate_without_attention" for stage in ("ingest", "tokenize_corpus", "train", "evaluate")),
-        "generate models:/demo_translate/1",
-        "run_all demo_summarize", "generate models:/demo_summarize/1",
+        "run_all demo_translate", "generate models:/demo_translate/1",
+        *(f"{stage} demo_translate_without_attention" for stage in ("ingest", "tokenize_corpus", "train")),
+        "run_all demo_summarize",
+        "evaluate demo_translate_without_attention", "generate models:/demo_summarize/1",
     ]  # fmt: skip
     out, err = capfd.readouterr()
     assert "Figures on test, beside trivial baselines" in out
@@ -91,6 +96,78 @@ def test_the_tour(desk: Path, called: list[str], capfd: pytest.CaptureFixture[st
         "demo_summarize_input.txt", "demo_text_input.txt", "demo_translate_input.txt",
     ]  # fmt: skip
     assert err == ""
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray of our own with two cores is in use."""
+    session = SimpleNamespace(started_here=True, resources=Resources(2))
+    monkeypatch.setattr(Context, "ray_in_use", property(lambda self: session))
+
+
+@pytest.mark.usefixtures("called", "two_cores")
+def test_with_two_cores_the_control_trains_while_the_last_chain_runs(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, options = run_all.run, []
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow_training(context: Context) -> Outcome:
+        options.append(context.options)
+        begun.set()
+        assert ended.wait(30)
+        return Outcome("train", startup_s=0.5)
+
+    def slow_chain(context: Context) -> Outcome:
+        if context.experiment.name == "demo_summarize":
+            options.append(context.options)
+            assert begun.wait(30)
+            ended.set()
+        return chain(context)
+
+    monkeypatch.setattr(train, "run", slow_training)
+    monkeypatch.setattr(run_all, "run", slow_chain)
+    assert command.main([]) == 0
+    assert [(each.workers, each.cpus_per_worker) for each in options] == [(1, 1), (1, 1)]
+
+
+@pytest.mark.usefixtures("called", "two_cores")
+def test_a_failure_stops_the_training_beside_it(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, stopped = run_all.run, []
+
+    def training(context: Context) -> Outcome:
+        with context.interrupts.deferred() as stop_requested:
+            stopped.append(_wait_for(stop_requested))
+        raise AssertionError("a training that was asked to stop has no outcome")
+
+    def failing_chain(context: Context) -> Outcome:
+        if context.experiment.name == "demo_summarize":
+            raise RuntimeError("the machine is on fire")
+        return chain(context)
+
+    monkeypatch.setattr(train, "run", training)
+    monkeypatch.setattr(run_all, "run", failing_chain)
+    assert command.main([]) == 1
+    assert stopped == [True]
+
+
+@pytest.mark.usefixtures("called", "two_cores")
+def test_a_failed_control_is_a_failure(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def training(context: Context) -> Outcome:
+        raise RuntimeError("the machine is wet")
+
+    monkeypatch.setattr(train, "run", training)
+    assert command.main(["--json"]) == 1
+    assert "demo: RuntimeError: the machine is wet" in capfd.readouterr().out
+
+
+def _wait_for(what: Callable[[], bool], seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return what()
 
 
 def test_a_failure_in_the_tour_is_a_failure(
