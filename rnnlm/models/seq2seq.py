@@ -126,9 +126,6 @@ class Seq2Seq(nn.Module):
             softmax_samples: tokens drawn from the vocabulary that targets are told from, see `rnnlm.nn.sampled_softmax`;
                 for training, that is with masks. None: all.
 
-        Raises:
-            ValueError: samples in a model that copies.
-
         Returns:
             The training objective with its gradient, and the true nats (float64, of the targets alone, without gradient; with
             samples an estimate).

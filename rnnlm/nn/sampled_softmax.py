@@ -6,9 +6,10 @@ Token v is in a step's sample S with probability pi_v = min(1, c / (v + 1)), whi
     -log p(t) = log Z_t - y_t,  Z_t = exp(y_t) + sum_{v in S, v != t} exp(y_v) / pi_v
 
 where Z_t is on average the sum over the whole vocabulary (Horvitz and Thompson 1952), and depends on no other target, so that
-a row's loss is the same in any batch. The correction of logits by -log pi is that of Bengio and Senecal (2008). Label smoothing
-needs the mean of all logits, which is a product with the mean of the weights. Scoring and decoding use the whole sum: a model
-has nothing of this in it.
+a row's loss is the same in any batch. The correction of logits by -log pi is that of Bengio and Senecal (2008). The mean of all
+logits, which label smoothing needs, is estimated from the same tokens, each weighed by 1 / pi (Hajek 1971): with the exact
+one, which pushes all tokens up in every step, Adam moves those that are seldom drawn too far. Scoring and decoding use the
+whole sum: a model has nothing of this in it.
 
 Shapes: N tokens, E width of the features, V vocabulary, K tokens of it that are drawn.
 """
@@ -19,7 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from rnnlm.nn.dropout import MaskContext, uniform
-from rnnlm.nn.softmax import PAD_ID, Clusters, Copying, Own, linear_cross_entropy
+from rnnlm.nn.softmax import Clusters, Copying, Sample, linear_cross_entropy
+
+COLUMNS = 16
+"""Products are fastest with a multiple of so many."""
+NEVER = -1e30
+"""A logit, finite, of what has no probability."""
 
 
 def cross_entropy(
@@ -38,14 +44,16 @@ def cross_entropy(
     """`sampled_cross_entropy` in a training with fewer samples than tokens, else `rnnlm.nn.softmax.linear_cross_entropy`.
 
     Raises:
-        ValueError: a sample of a vocabulary with clusters, or beside copying.
+        ValueError: a sample of a vocabulary with clusters.
     """
-    layer = (features_NE, weight_VE, bias_V, target_N)
+    layer, smoothing = (features_NE, weight_VE, bias_V, target_N), label_smoothing
     if samples is None or masks is None or samples >= len(bias_V):
-        return linear_cross_entropy(*layer, clusters=clusters, copying=copying, label_smoothing=label_smoothing)
-    if clusters is not None or copying is not None:
-        raise ValueError("a vocabulary with clusters, or beside copying, is not sampled")
-    return sampled_cross_entropy(*layer, size=samples, masks=masks, site=site, label_smoothing=label_smoothing)
+        return linear_cross_entropy(*layer, clusters=clusters, copying=copying, label_smoothing=smoothing)
+    if clusters is not None:
+        raise ValueError("a vocabulary with clusters is not sampled")
+    return sampled_cross_entropy(
+        *layer, size=samples, masks=masks, site=site, copying=copying, label_smoothing=smoothing
+    )
 
 
 def sampled_cross_entropy(
@@ -57,6 +65,7 @@ def sampled_cross_entropy(
     size: int,
     masks: MaskContext,
     site: int,
+    copying: Copying | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """As `rnnlm.nn.softmax.linear_cross_entropy`, over a sample that is a function of (seed, step).
@@ -69,6 +78,7 @@ def sampled_cross_entropy(
         size: K, from 1 to V.
         masks: seed and step.
         site: number of the place in the network.
+        copying: the other part of a mixture.
         label_smoothing: share of a target's probability that is spread over the vocabulary.
 
     Returns:
@@ -80,19 +90,20 @@ def sampled_cross_entropy(
     # One look-up, so that there is one gradient like the table.
     rows = nn.functional.embedding(torch.cat([ids_K, target_N]), weight_VE)
     own_N = (features_NE * rows[size:]).sum(1) + bias_V[target_N]
-    # A last column, with no weight, stands in for targets that were not drawn.
+    # The columns after these, of which there is one at least, have no weight; the first stands in for targets not drawn.
+    spare = COLUMNS - size % COLUMNS
     place_V = torch.full_like(log_pi_V, size, dtype=torch.int64)
     place_V[ids_K] = torch.arange(size, device=device)
-    weight_KE = nn.functional.pad(rows[:size], (0, 0, 0, 1))
-    bias_K = nn.functional.pad(bias_V[ids_K] - log_pi_V[ids_K], (0, 1), value=-torch.inf)
-    objective, nats_N = linear_cross_entropy(
-        features_NE, weight_KE, bias_K, target_N, own=Own(own_N, place_V[target_N])
+    offset_K = -log_pi_V[ids_K]
+    share_K = offset_K.softmax(0)
+    sample = Sample(
+        own_N, place_V[target_N], nn.functional.pad(share_K, (0, spare)), mean_offset=(share_K * offset_K).sum()
     )
-    if label_smoothing:
-        # (1 - e) (log Z - y_t) + e (log Z - mean y), without log Z.
-        mean_N = (features_NE * weight_VE.mean(0)).sum(1) + bias_V.mean()
-        objective = objective + label_smoothing * ((own_N - mean_N) * (target_N != PAD_ID)).sum()
-    return objective, nats_N
+    weight_KE = nn.functional.pad(rows[:size], (0, 0, 0, spare))
+    bias_K = nn.functional.pad(bias_V[ids_K] + offset_K, (0, spare), value=NEVER)
+    return linear_cross_entropy(
+        features_NE, weight_KE, bias_K, target_N, copying=copying, sample=sample, label_smoothing=label_smoothing
+    )
 
 
 def drawn(vocab_size: int, size: int, start: Tensor) -> Tensor:

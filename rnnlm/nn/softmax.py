@@ -37,13 +37,17 @@ class Copying(NamedTuple):
     """log p_copy, [N], finite"""
 
 
-class Own(NamedTuple):
-    """Logits of the targets, computed apart, where the layer's columns are others' or not all."""
+class Sample(NamedTuple):
+    """Some of the vocabulary as the columns of the layer, in the place of all of it, see `rnnlm.nn.sampled_softmax`."""
 
-    logit: Tensor
-    """[N]"""
+    own: Tensor
+    """The target's logit, [N]"""
     place: Tensor
-    """The column of each target, which does not count, int64 [N]."""
+    """The column that is the target's too, and counts for nothing, int64 [N]."""
+    share: Tensor
+    """Of each column in the mean of all logits, [K], without gradient."""
+    mean_offset: Tensor
+    """What has been added to the columns' logits, on that mean; a scalar without gradient."""
 
 
 class Clusters(NamedTuple):
@@ -86,7 +90,7 @@ def linear_cross_entropy(
     *,
     clusters: Clusters | None = None,
     copying: Copying | None = None,
-    own: Own | None = None,
+    sample: Sample | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of softmax(W x + b), optionally mixed with a distribution that copies.
@@ -105,24 +109,24 @@ def linear_cross_entropy(
         target_N: token ids.
         clusters: rare tokens that are predicted in two steps; each step is smoothed by itself.
         copying: the other part of the mixture.
-        own: the targets' logits, computed apart, see `rnnlm.nn.sampled_softmax`; the columns are no token ids then.
-        label_smoothing: e, from 0 to below 1; 0 with `own`.
+        sample: of which tokens the columns are, where they are not all.
+        label_smoothing: e, from 0 to below 1.
 
     Raises:
-        ValueError: two of clusters, copying and own at once, or own with smoothing.
+        ValueError: clusters together with copying or a sample.
 
     Returns:
         The objective, a scalar with a gradient, and the nats of each token [N] (-log p, not smoothed; zero at padding)
         without one.
     """
-    if sum(part is not None for part in (clusters, copying, own)) > 1 or (own is not None and label_smoothing):
-        raise ValueError("clusters, copying and own logits exclude one another, and own logits smoothing")
+    if clusters and (copying or sample):
+        raise ValueError("clusters go with neither a mixture with copying nor a sample")
     cutoffs, *cluster_layer = clusters or ((), None, None)
-    own_logit_N, place_N = own or (None, None)
-    arguments = (features_NE, weight_VE, bias_V, *cluster_layer, *(copying or (None, None)), own_logit_N)
+    own_N = sample and sample.own
+    arguments = (features_NE, weight_VE, bias_V, *cluster_layer, *(copying or (None, None)), own_N)
     wants_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
     objective, nats_N = _LinearCrossEntropy.apply(
-        *arguments, place_N, target_N, cutoffs, label_smoothing, wants_gradient
+        *arguments, sample, target_N, cutoffs, label_smoothing, wants_gradient
     )
     return objective, nats_N
 
@@ -138,8 +142,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         cluster_bias_C: Tensor | None,
         log_generate_N: Tensor | None,
         log_copy_N: Tensor | None,
-        own_logit_N: Tensor | None,
-        place_N: Tensor | None,
+        own_N: Tensor | None,
+        sample: Sample | None,
         target_N: Tensor,
         cutoffs: tuple[int, ...],
         label_smoothing: float,
@@ -159,18 +163,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 clusters = Clusters(cutoffs, cluster_weight_CE.to(dtype), cluster_bias_C.to(dtype))
                 losses, cluster_gradients = _clustered(layer, clusters, target_R, label_smoothing, gradient)
             else:
-                copying, own = None, None
-                if own_logit_N is not None and place_N is not None:
-                    own = Own(rows.take(own_logit_N).to(layer.sums), rows.take(place_N))
+                copying = None
                 if log_generate_N is not None and log_copy_N is not None:
                     copying = Copying(rows.take(log_generate_N), rows.take(log_copy_N))
+                if own_N is not None and sample is not None:
+                    own_R, place_R = rows.take(own_N).to(layer.sums), rows.take(sample.place)
+                    sample = sample._replace(own=own_R, place=place_R, share=sample.share.to(layer.sums))
                 real_R = (target_R != PAD_ID).to(layer.sums)
-                losses = _pieces(layer, target_R, real_R, copying, label_smoothing, gradient, own)
-                if own:
-                    own_gradient = rows.spread(torch.expm1(-losses.nats))  # p - 1
+                losses = _pieces(layer, target_R, real_R, copying, sample, label_smoothing, gradient)
                 if copying and gradient:
                     posteriors = _mixture_gradients(losses, target_R, label_smoothing)
                     mixture_gradients = (rows.spread(posteriors[0]), rows.spread(posteriors[1]))
+                if sample and gradient:
+                    own_gradient = rows.spread(losses.responsibility * (losses.log_p.exp() - (1 - label_smoothing)))
         if gradient:
             ctx.save_for_backward(
                 rows.spread(gradient.features.to(features_NE.dtype)),
@@ -238,12 +243,14 @@ class _Rows:
 
 
 class _Losses(NamedTuple):
-    """Of each token, [N] or of a piece [R]; all three are zero at padding."""
+    """Of each token, [N] or of a piece [R]; the first three are zero at padding."""
 
     objective: Tensor
     nats: Tensor
     responsibility: Tensor
     """Share of the vocabulary in the target's probability: the posterior of not having been copied."""
+    log_p: Tensor
+    """Of the target, as far as it was not copied; anything at padding."""
 
 
 class _Layer(NamedTuple):
@@ -272,9 +279,9 @@ def _pieces(
     target_N: Tensor,
     real_N: Tensor,
     copying: Copying | None,
+    sample: Sample | None,
     smoothing: float,
     gradient: _Layer | None,
-    own: Own | None = None,
 ) -> _Losses:
     """Losses of all tokens, a block of rows at a time; the gradients are written where they are wanted."""
     on_gpu = target_N.is_cuda
@@ -293,9 +300,9 @@ def _pieces(
             part_RV = logits_RV[piece.start - start : piece.stop - start]
             wide_RV = part_RV.to(layer.sums).add_(bias_V)
             mixed = copying and Copying(copying.log_generate[piece], copying.log_copy[piece])
-            apart = own and Own(own.logit[piece], own.place[piece])
+            drawn = sample and sample._replace(own=sample.own[piece], place=sample.place[piece])
             wants_gradient = gradient is not None
-            losses.append(_losses(wide_RV, target_N[piece], real_N[piece], mixed, smoothing, wants_gradient, apart))
+            losses.append(_losses(wide_RV, target_N[piece], real_N[piece], mixed, drawn, smoothing, wants_gradient))
             if gradient is not None:
                 sum_V += wide_RV.sum(0)
                 if wide_RV is not part_RV:
@@ -326,7 +333,7 @@ def _clustered(
     cutoffs = torch.tensor(clusters.cutoffs, device=target_N.device)
     number_N = torch.bucketize(target_N.contiguous(), cutoffs, right=True)  # 0 in the head, c + 1 in cluster c
     head_target_N = torch.where(number_N == 0, target_N, number_N + (first - 1))
-    losses = _pieces(head, head_target_N, real_N, None, smoothing, head_gradient)
+    losses = _pieces(head, head_target_N, real_N, None, None, smoothing, head_gradient)
     if gradient and head_gradient:
         gradient.features.copy_(head_gradient.features)
         gradient.weight[:first] = head_gradient.weight[:first]
@@ -340,7 +347,7 @@ def _clustered(
             features_RE = torch.empty_like(tail.features)
             tail_gradient = _Layer(features_RE, gradient.weight[start:stop], gradient.bias[start:stop])
         tail_target_R = rows.take(target_N - start)
-        more = _pieces(tail, tail_target_R, rows.take(real_N), None, smoothing, tail_gradient)
+        more = _pieces(tail, tail_target_R, rows.take(real_N), None, None, smoothing, tail_gradient)
         rows.add(more.objective, losses.objective)
         rows.add(more.nats, losses.nats)
         if gradient and tail_gradient:
@@ -361,24 +368,24 @@ def _losses(
     target_R: Tensor,
     share_R: Tensor,
     copying: Copying | None,
+    sample: Sample | None,
     smoothing: float,
     wants_gradient: bool,
-    own: Own | None,
 ) -> _Losses:
     """Losses of a piece, times a share that is 1 or, at padding, 0. The logits are overwritten, with their gradient where
     it is wanted.
     """
     column_R1 = target_R[:, None]
-    if own is None:
-        peak_R1 = logits_RV.amax(1, keepdim=True)
+    mean_R1 = _mean(logits_RV, sample) if smoothing else 0.0
+    if sample is None:
         target_R1 = logits_RV.gather(1, column_R1)
+        peak_R1 = logits_RV.amax(1, keepdim=True)
     else:
-        target_R1 = own.logit[:, None]
-        logits_RV.scatter_(1, own.place[:, None], -torch.inf)
+        target_R1 = sample.own[:, None]
+        logits_RV.scatter_(1, sample.place[:, None], -torch.inf)
         peak_R1 = torch.maximum(logits_RV.amax(1, keepdim=True), target_R1)
-    mean_R1 = logits_RV.mean(1, keepdim=True) if smoothing else peak_R1
     total_R1 = logits_RV.sub_(peak_R1).exp_().sum(1, keepdim=True)
-    if own is not None:
+    if sample is not None:
         total_R1 += (target_R1 - peak_R1).exp()
     norm_R1 = peak_R1 + total_R1.log()
     log_p_R = (target_R1 - norm_R1)[:, 0]
@@ -392,10 +399,18 @@ def _losses(
     if wants_gradient:
         logits_RV.mul_(share_R[:, None] / total_R1)
         if smoothing:
-            logits_RV.sub_(share_R[:, None] * (smoothing / logits_RV.shape[1]))
-        if own is None:
+            share_V = 1 / logits_RV.shape[1] if sample is None else sample.share
+            logits_RV.sub_(share_R[:, None] * (smoothing * share_V))
+        if sample is None:
             logits_RV.scatter_add_(1, column_R1, (smoothing - 1) * share_R[:, None])
-    return _Losses(objective_R, nats_R, share_R)
+    return _Losses(objective_R, nats_R, share_R, log_p_R)
+
+
+def _mean(logits_RV: Tensor, sample: Sample | None) -> Tensor:
+    """Of the logits of the vocabulary, [R, 1]; from a sample an estimate."""
+    if sample is None:
+        return logits_RV.mean(1, keepdim=True)
+    return logits_RV @ sample.share[:, None] - sample.mean_offset
 
 
 def _mixture_gradients(losses: _Losses, target_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -46,8 +46,8 @@ class TrainConfig(Config):
     """Text: so does its change from step to step."""
     softmax_samples: int | None = Field(None, ge=1)
     """So many tokens of the vocabulary, frequent ones more often, normalize a step's output, besides the target. Trains faster
-    where the vocabulary is large; models and scores are those of one softmax. Not with `model.softmax_cutoffs` or
-    `model.copy_source`. `none`: the whole vocabulary."""
+    where the vocabulary is large, and costs quality where targets are nearly certain; models and scores are those of one
+    softmax. Not with `model.softmax_cutoffs`. `none`: the whole vocabulary."""
     coverage_reg: float = Field(0.0, ge=0)
     """Pairs: attention that returns to where it was costs this much times what returns (See et al. 2017)."""
     validate_every: int | None = Field(None, ge=1)

@@ -65,7 +65,6 @@ def test_missing_and_cross_field_mistakes() -> None:
     assert "copying needs attention" in problems(pairs, "model.attention=none")[0]
     assert "softmax_cutoffs" in problems(TEXT, "model.softmax_cutoffs=[5, 3]")[0]
     assert "model.softmax_cutoffs" in problems(TEXT, "train.softmax_samples=9", "model.softmax_cutoffs=[5]")[0]
-    assert "model.copy_source" in problems(pairs, "train.softmax_samples=9")[0]
     assert "ema_decay" in problems(TEXT, "optim.ema_decay=0.9", "optim.asgd_patience=3")[0]
     assert "new weights cannot be frozen" in problems(TEXT, 'init.freeze=["output"]')[0]
     assert "no encoder" in problems(TEXT, "init.from=models:/x/1", 'init.freeze=["encoder"]')[0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnlm.nn.dropout import MaskContext
+from rnnlm.nn.dropout import MaskContext, uniform
 from rnnlm.nn.sampled_softmax import cross_entropy, drawn, sampled_cross_entropy
 from rnnlm.nn.softmax import Clusters, Copying, linear_cross_entropy
 
@@ -26,25 +26,51 @@ def _nats(step: int, size: int = SIZE) -> Tensor:
         return sampled_cross_entropy(*_inputs(torch.float64), TARGET, size=size, masks=_masks(step), site=3)[1]
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_gradcheck(smoothing: float) -> None:
-    options = {"size": SIZE, "masks": _masks(7), "site": 3, "label_smoothing": smoothing}
+def _mixture(dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(9, dtype=dtype).sub_(1).requires_grad_() for _ in range(2)]
 
+
+def test_gradcheck() -> None:
     def objective(*inputs: Tensor) -> Tensor:
-        return sampled_cross_entropy(*inputs, TARGET, **options)[0]
+        return sampled_cross_entropy(*inputs, TARGET, size=SIZE, masks=_masks(7), site=3, label_smoothing=0.1)[0]
 
     assert torch.autograd.gradcheck(objective, _inputs(torch.float64))
 
 
+def test_gradcheck_with_copying() -> None:
+    def objective(*inputs: Tensor) -> Tensor:
+        options = {"size": SIZE, "masks": _masks(7), "site": 3, "copying": Copying(*inputs[3:])}
+        return sampled_cross_entropy(*inputs[:3], TARGET, **options)[0]
+
+    assert torch.autograd.gradcheck(objective, [*_inputs(torch.float64), *_mixture(torch.float64)])
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_whole_vocabulary_as_its_sample_is_the_softmax(smoothing: float) -> None:
-    inputs, options = _inputs(), {"label_smoothing": smoothing}
+@pytest.mark.parametrize("copies", [False, True])
+def test_the_whole_vocabulary_as_its_sample_is_the_softmax(smoothing: float, copies: bool) -> None:
+    inputs, mixture = _inputs(), _mixture(torch.float32) if copies else []
+    options = {"label_smoothing": smoothing, "copying": Copying(*mixture) if copies else None}
     objective, nats = sampled_cross_entropy(*inputs, TARGET, size=VOCAB, masks=_masks(7), site=3, **options)
     expected, exact = linear_cross_entropy(*inputs, TARGET, **options)
     torch.testing.assert_close(objective, expected)
     torch.testing.assert_close(nats, exact)
-    for got, wanted in zip(torch.autograd.grad(objective, inputs), torch.autograd.grad(expected, inputs), strict=True):
+    leaves = [*inputs, *mixture]
+    for got, wanted in zip(torch.autograd.grad(objective, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_smoothing_takes_the_mean_of_all_logits_from_the_sample() -> None:
+    features, weight, bias = inputs = _inputs(torch.float64)
+    options = {"size": SIZE, "masks": _masks(7), "site": 3}
+    smoothed, nats = sampled_cross_entropy(*inputs, TARGET, label_smoothing=0.1, **options)
+    ids = drawn(VOCAB, SIZE, uniform(_masks(7), 3, torch.device("cpu")))
+    logits = (features @ weight.t() + bias).detach()
+    odds = 1 / _chance(SIZE)[ids]
+    mean = (logits[:, ids] * odds).sum(1) / odds.sum()
+    own = logits.gather(1, TARGET[:, None])[:, 0]
+    expected = nats.sum() + 0.1 * ((own - mean) * (TARGET != 0)).sum()
+    torch.testing.assert_close(smoothed.detach(), expected, rtol=1e-3, atol=0)
 
 
 def test_on_average_it_is_the_sum_over_the_vocabulary() -> None:
@@ -55,17 +81,22 @@ def test_on_average_it_is_the_sum_over_the_vocabulary() -> None:
     assert (_nats(0)[TARGET == 0] == 0).all()
 
 
+def _chance(size: int) -> Tensor:
+    """How often each token is drawn, counted."""
+    starts = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    samples = torch.stack([drawn(VOCAB, size, start) for start in starts])
+    assert (samples.diff(dim=1) > 0).all()  # none twice
+    return torch.bincount(samples.flatten(), minlength=VOCAB) / len(starts)
+
+
 @pytest.mark.parametrize("size", [1, SIZE, VOCAB])
 def test_each_token_is_drawn_as_often_as_its_rank_says_and_at_most_once(size: int) -> None:
-    starts = (torch.arange(5_000, dtype=torch.float64) + 0.5) / 5_000
-    samples = torch.stack([drawn(VOCAB, size, start) for start in starts])
-    assert (samples.diff(dim=1) > 0).all()
-    share_V = torch.bincount(samples.flatten(), minlength=VOCAB) / len(starts)
+    share_V = _chance(size)
     assert share_V.sum() == pytest.approx(size)
     # min(1, c / rank), where c is what makes that sum right
     factor = float(share_V[-1]) * VOCAB
     expected_V = (factor / torch.arange(1, VOCAB + 1)).clamp_max(1.0)
-    torch.testing.assert_close(share_V, expected_V, rtol=0.05, atol=0)
+    torch.testing.assert_close(share_V, expected_V, rtol=0.02, atol=0)
 
 
 def test_a_sample_is_a_function_of_seed_and_step() -> None:
@@ -81,7 +112,7 @@ def test_a_row_has_the_same_loss_beside_any_others() -> None:
     torch.testing.assert_close(part, whole[2:6])
 
 
-def test_it_is_for_training_and_for_one_softmax_without_copying() -> None:
+def test_it_is_for_training_and_for_one_softmax() -> None:
     inputs = _inputs()
 
     def nats(samples: int | None, masks: MaskContext | None, **options: Any) -> Tensor:
@@ -93,10 +124,8 @@ def test_it_is_for_training_and_for_one_softmax_without_copying() -> None:
     sampled = sampled_cross_entropy(*inputs, TARGET, size=SIZE, masks=_masks(7), site=3)[1]
     assert torch.equal(nats(SIZE, _masks(7)), sampled)
     assert not torch.equal(sampled, whole)
-    parts = {"clusters": Clusters((4,), torch.zeros(1, 5), torch.zeros(1))}, {"copying": Copying(*torch.zeros(2, 9))}
-    for part in parts:
-        with pytest.raises(ValueError, match="is not sampled"):
-            nats(SIZE, _masks(7), **part)
+    with pytest.raises(ValueError, match="is not sampled"):
+        nats(SIZE, _masks(7), clusters=Clusters((4,), torch.zeros(1, 5), torch.zeros(1)))
 
 
 def test_in_bf16_it_is_close_to_fp32() -> None:

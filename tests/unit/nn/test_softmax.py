@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnlm.nn import softmax as module
-from rnnlm.nn.softmax import Clusters, Copying, Own, linear_cross_entropy, linear_log_softmax
+from rnnlm.nn.softmax import Clusters, Copying, Sample, linear_cross_entropy, linear_log_softmax
 
 
 def _inputs(dtype: torch.dtype = torch.float32, rows: int = 9, vocab: int = 11) -> list[Tensor]:
@@ -169,15 +169,11 @@ def test_clusters_that_no_target_is_in_have_no_gradient_but_their_own_rows() -> 
     assert (clusters.weight.grad != 0).all()
 
 
-def test_clusters_copying_and_own_logits_exclude_one_another() -> None:
+def test_clusters_exclude_copying_and_samples() -> None:
     zeros = torch.zeros(9)
-    for options in (
-        {"clusters": _clusters(4), "copying": Copying(zeros, zeros)},
-        {"clusters": _clusters(4), "own": Own(zeros, TARGET)},
-        {"own": Own(zeros, TARGET), "label_smoothing": 0.1},
-    ):
-        with pytest.raises(ValueError, match="exclude one another"):
-            linear_cross_entropy(*_inputs(), TARGET, **options)
+    for other in ({"copying": Copying(zeros, zeros)}, {"sample": Sample(zeros, TARGET, torch.zeros(11), zeros[0])}):
+        with pytest.raises(ValueError, match="clusters go with neither"):
+            linear_cross_entropy(*_inputs(), TARGET, clusters=_clusters(4), **other)
 
 
 @pytest.mark.gpu
