@@ -110,7 +110,8 @@ class Experiment(Config):
             )
         if isinstance(self.model, Seq2SeqConfig) and self.model.copy_source and self.model.attention == "none":
             raise ValueError('model.copy_source: copying needs attention (got attention = "none")')
-        if self.train.softmax_samples is not None and getattr(self.model, "softmax_cutoffs", ()):
+        has_clusters = not isinstance(self.model, Seq2SeqConfig) and bool(self.model.softmax_cutoffs)
+        if self.train.softmax_samples is not None and has_clusters:
             raise ValueError("train.softmax_samples: does not go with model.softmax_cutoffs")
         if self.is_text and "encoder" in self.init.freeze:
             raise ValueError("init.freeze: a language model has no encoder")
