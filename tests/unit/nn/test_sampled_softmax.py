@@ -21,9 +21,9 @@ def _masks(step: int, device: str = "cpu") -> MaskContext:
     return MaskContext(1, step, torch.arange(3, device=device))
 
 
-def _nats(step: int, size: int = SIZE) -> Tensor:
+def _nats(step: int) -> Tensor:
     with torch.no_grad():
-        return sampled_cross_entropy(*_inputs(torch.float64), TARGET, size=size, masks=_masks(step), site=3)[1]
+        return sampled_cross_entropy(*_inputs(torch.float64), TARGET, size=SIZE, masks=_masks(step), site=3)[1]
 
 
 def _mixture(dtype: torch.dtype) -> list[Tensor]:
