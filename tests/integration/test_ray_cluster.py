@@ -17,7 +17,7 @@ from rnnlm.storage import Store
 pytestmark = pytest.mark.integration
 
 SCRIPT = """
-import json, os, psutil, signal, stat
+import contextlib, json, os, psutil, signal, stat
 from rnnlm.integrations import ray_cluster
 
 marker = lambda *_: None
@@ -26,7 +26,8 @@ with ray_cluster.connect() as session:
     me = psutil.Process()
     addresses = set()
     for process in me.children(recursive=True):
-        addresses |= {c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            addresses |= {c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"}
     token = os.environ["RAY_AUTH_TOKEN_PATH"]
     facts = {
         "addresses": sorted(addresses),

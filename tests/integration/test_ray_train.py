@@ -145,6 +145,13 @@ def test_workers_need_a_session(corpus: Any, tmp_path: Path) -> None:
         train(job_of(corpus, tmp_path, corpus.experiment(), Placement(1)))
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # others come and go
+        return False
+
+
 class Killer:
     """Kills a training worker once there is a checkpoint, then asks to stop once training goes on beyond it."""
 
@@ -158,11 +165,7 @@ class Killer:
 
     def __call__(self, step: int, _total: int | None, _metrics: object) -> None:
         if self.killed_at is None and checkpoints(self.folder):
-            workers = [
-                process
-                for process in psutil.Process().children(recursive=True)
-                if "RayTrainWorker" in " ".join(process.cmdline())
-            ]
+            workers = [process for process in psutil.Process().children(recursive=True) if is_worker(process)]
             assert len(workers) == 2
             workers[-1].kill()
             self.killed_at = step

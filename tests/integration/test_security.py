@@ -37,16 +37,23 @@ except UnreachableError as error:
 """
 
 
-def test_our_ray_listens_on_loopback_only(ray_session: Session) -> None:
-    listening = {
-        (process.name(), connection.laddr.ip)
-        for process in psutil.Process().children(recursive=True)
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+def listening(process: psutil.Process) -> set[tuple[str, str]]:
+    """Its name and the addresses it listens on; none once it has ended."""
+    try:
+        return {
+            (process.name(), connection.laddr.ip.removeprefix("::ffff:"))
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+    except psutil.NoSuchProcess:
+        return set()
 
-    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
-    assert {address.removeprefix("::ffff:") for _, address in listening} == {"127.0.0.1"}
+
+def test_our_ray_listens_on_loopback_only(ray_session: Session) -> None:
+    found = set().union(*map(listening, psutil.Process().children(recursive=True)))
+
+    assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+    assert {address for _, address in found} == {"127.0.0.1"}
 
 
 def test_the_token_is_on_and_nobody_else_can_read_it(ray_session: Session) -> None:
