@@ -20,7 +20,7 @@ from rnnlm.models.build import num_parameters
 from rnnlm.package import PACKAGE, load_package
 from rnnlm.text.normalize import normalize
 from rnnlm.text.tokenizer import Tokenizer
-from rnnlm.training.build import build_run, seeded_model
+from rnnlm.training.build import build_run, seeded_model, start_at_frequencies
 from rnnlm.training.loop import training_steps
 from rnnlm.training.state import StepReport, TrainingRun, export_weights
 
@@ -205,6 +205,7 @@ def _train(
     experiment: Experiment, tokenizer: Tokenizer, train: Mapping[str, Ragged], valid: Mapping[str, Ragged]
 ) -> Generator:
     model = seeded_model(experiment.model, tokenizer.vocab_size, experiment.seed)
+    start_at_frequencies(model, train)
     run = build_run(
         model,
         train_tokens=train,

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+_COUNTED_AT_ONCE = 1 << 20
+"""Counting widens ids to 64 bits."""
+
 
 class Joined:
     """Arrays one after another, read as if they were one: where they lie in memory maps, only what is read is in memory.
@@ -123,3 +126,20 @@ def concatenated_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(starts - ends + lengths, lengths) + np.arange(total)
+
+
+def count_ids(values: np.ndarray | Joined, vocab_size: int, at_most: int | None = None) -> np.ndarray:
+    """How often each id occurs, int64 [V].
+
+    Args:
+        values: int32 [N]; may lie in memory maps, and is read in pieces.
+        vocab_size: V, above all ids.
+        at_most: of a longer array only about so many are counted, in pieces that lie evenly over all of it.
+    """
+    counts = np.zeros(vocab_size, np.int64)
+    starts = range(0, len(values), _COUNTED_AT_ONCE)
+    if at_most is not None:
+        starts = starts[:: max(1, -(-len(values) // at_most))]
+    for start in starts:
+        counts += np.bincount(values[start : start + _COUNTED_AT_ONCE], minlength=vocab_size)
+    return counts

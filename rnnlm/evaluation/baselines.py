@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnlm.data.ragged import Joined
+from rnnlm.data.ragged import Joined, count_ids
 from rnnlm.evaluation.dictionary import learn_dictionary
 from rnnlm.evaluation.rouge import rouge_l_f1, rouge_words
 from rnnlm.evaluation.sentences import units
@@ -22,7 +22,6 @@ Role = Literal["trivial", "reference", "oracle"]
 Scorer = Callable[[Sequence[str]], dict[str, float]]
 """The figures of one text for each row."""
 
-_CHUNK = 1 << 20
 _XZ_MIN_WINDOW, _XZ_MAX_WINDOW = 1 << 12, 1 << 26
 
 
@@ -72,16 +71,8 @@ def text_baselines(
 
 def unigram_nats(train_ids: NDArray[np.int32] | Joined, test_ids: NDArray[np.int32] | Joined, vocab_size: int) -> float:
     """Nats of the test tokens under the train tokens' frequencies with one added to each count (Laplace)."""
-    log_probability = np.log(_counts(train_ids, vocab_size) + 1.0) - math.log(len(train_ids) + vocab_size)
-    return float(-(_counts(test_ids, vocab_size) * log_probability).sum())
-
-
-def _counts(ids: NDArray[np.int32] | Joined, vocab_size: int) -> NDArray[np.int64]:
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    # In pieces: the ids may be a memory-mapped file, and counting widens them to 64 bits.
-    for start in range(0, len(ids), _CHUNK):
-        counts += np.bincount(ids[start : start + _CHUNK], minlength=vocab_size)
-    return counts
+    log_probability = np.log(count_ids(train_ids, vocab_size) + 1.0) - math.log(len(train_ids) + vocab_size)
+    return float(-(count_ids(test_ids, vocab_size) * log_probability).sum())
 
 
 def xz_size(data: bytes) -> int:

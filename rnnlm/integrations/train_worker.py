@@ -30,7 +30,7 @@ from rnnlm.integrations.batch_tracker import UNSENT_FILE, BatchTracker, Point
 from rnnlm.integrations.checkpoint_store import CheckpointStore, checkpoint_name
 from rnnlm.models.build import freeze, num_parameters
 from rnnlm.storage import Store
-from rnnlm.training.build import build_run, seeded_model
+from rnnlm.training.build import build_run, seeded_model, start_at_frequencies
 from rnnlm.training.checkpoint import load_checkpoint, read_state
 from rnnlm.training.collective import Alone, Collective, TorchCollective
 from rnnlm.training.guard import Divergence, after
@@ -171,13 +171,16 @@ class Worker:
         compute = experiment.compute.model_copy(update={"precision": "fp32"}) if has_diverged else experiment.compute
         tokens = Store(job.tokens)
         has_valid = tokens.exists("tokens/valid/manifest.json")
+        train_tokens = read_tokens(tokens, "train")
         model = seeded_model(experiment.model, job.vocab_size, experiment.seed)
-        if job.init is not None:
+        if job.init is None:
+            start_at_frequencies(model, train_tokens)
+        else:
             safetensors.torch.load_model(model, str(Store(job.init).fetch(INIT_FILE)))
             freeze(model, experiment.init.freeze)
         run = build_run(
             model,
-            train_tokens=read_tokens(tokens, "train"),
+            train_tokens=train_tokens,
             valid_tokens=read_tokens(tokens, "valid") if has_valid else None,
             train=experiment.train,
             optim=experiment.optim,

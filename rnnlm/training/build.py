@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from rnnlm.data.lm_batches import LmBatches
-from rnnlm.data.ragged import Ragged
+from rnnlm.data.ragged import Ragged, count_ids
 from rnnlm.data.seq2seq_batches import PairBatches
 from rnnlm.models.build import build_model
 from rnnlm.models.config import ModelConfig
@@ -15,6 +15,7 @@ from rnnlm.models.language_model import LanguageModel
 from rnnlm.models.seq2seq import Seq2Seq
 from rnnlm.optim.build import build_average, build_optimizer
 from rnnlm.optim.config import OptimConfig
+from rnnlm.text.special import EOS_ID
 from rnnlm.training import guard
 from rnnlm.training.arithmetic import Arithmetic, resolve
 from rnnlm.training.budget import Plan
@@ -26,12 +27,39 @@ from rnnlm.training.state import TrainingRun, TrainingState, validation_interval
 from rnnlm.training.tasks import LanguageModelTask, Seq2SeqTask, Task, TaskSettings, valid_lanes
 from rnnlm.training.tracking import MetricStride
 
+COUNTED_TOKENS = 1 << 24
+"""Of a greater corpus: what the first biases are counted on."""
+
 
 def seeded_model(config: ModelConfig, vocab_size: int, seed: int) -> LanguageModel | Seq2Seq:
     """A model whose first weights are a function of the seed. The global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(config, vocab_size)
+
+
+@torch.no_grad()
+def start_at_frequencies(model: LanguageModel | Seq2Seq, train_tokens: Mapping[str, Ragged]) -> None:
+    """Give the output layer the biases with which it tells how frequent each token is: b_v = log p(v), less their mean.
+
+    From zero they would take thousands of steps to get there, as Adam moves each by about the learning rate a step, while what
+    is learned of rare tokens makes up for them. One is added to every count; clusters get the sum of their tokens.
+
+    Args:
+        model: new; changed in place.
+        train_tokens: columns of the train split, `text`, or `source` and `target`.
+    """
+    is_text = isinstance(model, LanguageModel)
+    column = train_tokens["text" if is_text else "target"]
+    counts = count_ids(column.values, model.vocab_size, COUNTED_TOKENS)
+    if not is_text:
+        counts[EOS_ID] += round(len(column) * counts.sum() / max(1, column.num_tokens))
+    counts_V = torch.from_numpy(counts + 1.0)
+    mean = counts_V.log().mean()
+    model.output_bias.copy_(counts_V.log() - mean)
+    if isinstance(model, LanguageModel) and model.clusters is not None:
+        sums = [counts_V[start:stop].sum() for start, stop in model.clusters.bounds(model.vocab_size)]
+        model.cluster_bias.copy_(torch.stack(sums).log() - mean)
 
 
 def build_run(

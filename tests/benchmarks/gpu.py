@@ -35,7 +35,7 @@ from rnnlm.models.language_model import LanguageModel
 from rnnlm.models.seq2seq import Seq2Seq
 from rnnlm.optim.config import OptimConfig
 from rnnlm.text.tokenizer import Tokenizer
-from rnnlm.training.build import build_run, seeded_model
+from rnnlm.training.build import build_run, seeded_model, start_at_frequencies
 from rnnlm.training.config import ComputeConfig, TrainConfig
 from rnnlm.training.loop import training_steps
 from rnnlm.training.state import export_weights
@@ -283,6 +283,7 @@ def ptb(session: Session, folder: Path, minutes: float, overrides: list[str]) ->
     tokens = {split: Ragged.from_rows(tokenizer.encode_documents([text])) for split, text in texts.items()}
     model = seeded_model(experiment.model, tokenizer.vocab_size, experiment.seed)
     assert isinstance(model, LanguageModel)
+    start_at_frequencies(model, {"text": tokens["train"]})
     run = build_run(
         model, train_tokens={"text": tokens["train"]}, valid_tokens={"text": tokens["valid"]}, train=experiment.train,
         optim=experiment.optim, compute=experiment.compute, seed=experiment.seed, device=session.device,

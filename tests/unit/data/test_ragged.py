@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnlm.data.permutation import permutation, random_bits
-from rnnlm.data.ragged import Joined, Ragged, concatenated_ranges
+from rnnlm.data.ragged import Joined, Ragged, concatenated_ranges, count_ids
 
 ROWS = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=8)
 
@@ -89,6 +89,18 @@ def test_rows_from_the_end_and_beyond():
 def test_concatenated_ranges():
     ranges = concatenated_ranges(np.array([5, 0, 2]), np.array([2, 0, 3]))
     assert ranges.tolist() == [5, 6, 2, 3, 4]
+
+
+def test_ids_are_counted_in_pieces():
+    values = np.arange(2_500_000, dtype=np.int32) % 7
+    assert count_ids(Joined([values[:10], values[10:]]), 9).tolist() == np.bincount(values, minlength=9).tolist()
+    assert count_ids(values[:0], 3).tolist() == [0, 0, 0]
+
+
+def test_of_many_ids_pieces_from_all_over_are_counted():
+    values = np.repeat(np.arange(6, dtype=np.int32), 1 << 20)
+    assert count_ids(values, 6, at_most=3 << 20).tolist() == [1 << 20, 0] * 3
+    assert count_ids(values, 6, at_most=len(values)).tolist() == [1 << 20] * 6
 
 
 def test_permutations_stay_the_same_for_ever():

@@ -25,12 +25,6 @@ def test_unigram_by_hand():
     assert unigram_nats(IDS, test, 5) == pytest.approx(-math.log(3 / 9) - math.log(1 / 9))
 
 
-def test_counting_in_pieces_changes_nothing(monkeypatch):
-    whole = unigram_nats(IDS, IDS, 5)
-    monkeypatch.setattr(baselines, "_CHUNK", 3)
-    assert unigram_nats(IDS, IDS, 5) == whole
-
-
 def test_text_baselines_by_name():
     texts, train = ["low tide low tide"] * 20, ["low tide", "high tide"]
     num_bytes = sum(len(text) + 1 for text in texts)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from rnnlm.data.ragged import Ragged
 from rnnlm.errors import DataError
-from rnnlm.models.config import LanguageModelConfig
+from rnnlm.models.config import LanguageModelConfig, Seq2SeqConfig
+from rnnlm.nn.softmax import linear_log_softmax
 from rnnlm.optim.config import OptimConfig
-from rnnlm.training.build import build_run, first_state, seeded_model
+from rnnlm.training.build import build_run, first_state, seeded_model, start_at_frequencies
 from rnnlm.training.collective import Alone
 from rnnlm.training.config import ComputeConfig, TrainConfig
 from rnnlm.training.state import TrainingRun, TrainingState
@@ -26,6 +27,28 @@ def test_first_weights_are_a_function_of_the_seed_alone() -> None:
     second, other = seeded_model(TINY, 10, 3), seeded_model(TINY, 10, 4)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first.embedding.weight, other.embedding.weight)
+
+
+@pytest.mark.parametrize("cutoffs", [(), (4, 7)])
+def test_without_features_a_new_model_tells_how_frequent_tokens_are(cutoffs: tuple[int, ...]) -> None:
+    model = seeded_model(TINY.model_copy(update={"softmax_cutoffs": cutoffs}), 10, 0)
+    start_at_frequencies(model, {"text": Ragged.from_rows([[3, 3, 3, 9], [5, 3, 1]])})
+
+    log_p_V = linear_log_softmax(torch.zeros(1, 4), model.output_weight, model.output_bias, model.clusters).log_softmax(
+        1
+    )
+    counts = torch.tensor([1, 2, 1, 5, 1, 2, 1, 1, 1, 2.0])
+    assert torch.allclose(log_p_V[0].exp(), counts / counts.sum())
+    assert abs(float(model.output_bias.detach().mean())) < 1e-6
+
+
+def test_the_end_of_a_target_counts_as_a_token() -> None:
+    model = seeded_model(Seq2SeqConfig(embedding_size=4, hidden_size=4), 6, 0)
+    rows = Ragged.from_rows([[3, 3, 4], [3]])
+    start_at_frequencies(model, {"source": Ragged.from_rows([[5], [5]]), "target": rows})
+
+    counts = torch.tensor([1, 3, 1, 4, 2, 1.0])
+    assert torch.allclose(model.output_bias.softmax(0), counts / counts.sum())
 
 
 def test_worker_0_gives_its_weights_to_all(make_run: MakeRun) -> None:
