@@ -42,8 +42,9 @@ def seeded_model(config: ModelConfig, vocab_size: int, seed: int) -> LanguageMod
 def start_at_frequencies(model: LanguageModel | Seq2Seq, train_tokens: Mapping[str, Ragged]) -> None:
     """Give the output layer the biases with which it tells how frequent each token is: b_v = log p(v), less their mean.
 
-    From zero they would take thousands of steps to get there, as Adam moves each by about the learning rate a step, while what
-    is learned of rare tokens makes up for them. One is added to every count; clusters get the sum of their tokens.
+    From zero they take thousands of steps to get there, as Adam moves each by about the learning rate in a step: after four epochs
+    of Penn Treebank perplexity is 135 from zero and 127 from here (docs/log.md). One is added to every count (Laplace), and a
+    cluster has the tokens of all that are in it.
 
     Args:
         model: new; changed in place.

@@ -56,7 +56,7 @@ class TrainConfig(Config):
     """Validations without a better result after which training stops; `none`: never."""
     guard: GuardConfig = GuardConfig()
     """Divergence."""
-    checkpoint_every_s: float = Field(60.0, gt=0)
+    checkpoint_every_s: float = Field(120.0, gt=0)
     """Seconds between checkpoints, besides those at validations and at the end."""
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints that are kept; the best is always kept too."""
