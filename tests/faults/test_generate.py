@@ -393,7 +393,9 @@ def test_of_two_commands_one_works_and_the_other_names_it(
         while not list(first.output.glob("run=*/lease*")):
             assert process.poll() is None, first.said()
             time.sleep(0.01)
+        psutil.Process(process.pid).suspend()  # on a slow machine it would be done before the other has started
         line = second.run()
+        psutil.Process(process.pid).resume()
         assert line["exit_code"] == 1
         assert f"held by process {process.pid} on " in line["error"]
         assert process.wait(WAIT_S) == 0, first.said()
