@@ -43,8 +43,9 @@ def start_at_frequencies(model: LanguageModel | Seq2Seq, train_tokens: Mapping[s
     """Give the output layer the biases with which it tells how frequent each token is: b_v = log p(v), less their mean.
 
     From zero they take thousands of steps to get there, as Adam moves each by about the learning rate in a step: after four epochs
-    of Penn Treebank perplexity on valid is 2 % (own table) to 6 % (shared, normalized) lower from here (docs/log.md). One is added to every count (Laplace), and a
-    cluster has the tokens of all that are in it.
+    of Penn Treebank perplexity on valid is 2 % (own table) to 6 % (shared, normalized) lower from here (docs/log.md).
+
+    One is added to every count (Laplace), and a cluster has the tokens of all that are in it.
 
     Args:
         model: new; changed in place.
