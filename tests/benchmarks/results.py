@@ -21,6 +21,8 @@ RESULTS = ROOT / "docs" / "results.jsonl"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 PRIMARY = ("bleu", "rouge1", "bits_per_byte", "perplexity")
 """Of results from before it was noted what was measured: the first that is there."""
+ADAPTED = {"perplexity_with_cache": "with a neural cache", "perplexity_dynamic": "with dynamic evaluation"}
+"""Figures of a model that adapts while it is scored; they never stand alone."""
 HEADER = ["experiment", "figure", "beside it", "parameters (without embeddings)", "training, s", "machine", "command"]
 BESIDE = {
     "multi30k_de_en": "28.1 (tutorial GRU with attention), 33.5 (best public RNN found)",
@@ -50,7 +52,8 @@ def figures(result: Result) -> dict[str, float]:
         found["nats a token"] = math.log(metrics[f"{split}/perplexity"])
     if primary.startswith("rouge"):
         return {name: metrics[f"{split}/{name}"] for name in ("rouge1", "rouge2", "rougeL")}
-    return found
+    adapted = {name: f"{split}/{metric}" for metric, name in ADAPTED.items() if primary == "perplexity"}
+    return found | {name: metrics[metric] for name, metric in adapted.items() if metric in metrics}
 
 
 def spread(values: Sequence[float]) -> str:

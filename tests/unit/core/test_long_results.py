@@ -97,6 +97,8 @@ def test_signatures_nats_and_results_of_before() -> None:
     metrics = {"test/bits_per_byte": 2.038, "test/perplexity": 4.108}
     chars = result(primary="bits_per_byte", metrics=metrics)
     assert "bits per byte 2.038, nats a token 1.413" in results.render([chars])
+    metrics = {"test/perplexity": 88.0, "test/perplexity_with_cache": 74.0}
+    assert "perplexity 88.00, with a neural cache 74.00 |" in results.render([result(metrics=metrics)])
     old = {key: value for key, value in bleu.items() if key in ("name", "options", "machine", "exit_code", "metrics")}
     assert f"| bleu 39.90 | {results.BESIDE['ptb_lstm']} |  |  |" in results.render([old])
     assert results.render([old, bleu]).count("bleu 39.90") == 1
