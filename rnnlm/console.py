@@ -7,6 +7,7 @@ processes land there too; our own lines go to the original standard output.
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,17 +22,22 @@ PLAIN_INTERVAL_S = 30.0
 
 
 class Progress:
-    """Progress of one piece of work; `update` may be called as often as one likes, from any thread."""
+    """Progress of one piece of work; `update` may be called as often as one likes, from any thread.
 
-    def __init__(self, console: "Console", title: str, total: float | None) -> None:
+    Args:
+        console: where lines go.
+        title: of the work.
+        total: units in all; None: not known yet.
+        bars: where it is shown as a bar; None: as a line now and then.
+    """
+
+    def __init__(self, console: "Console", title: str, total: float | None, bars: "RichProgress | None") -> None:
         self._console = console
         self._title = title
         self._total = total
         self._started = self._said = time.monotonic()
-        self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
-        if console.is_terminal:
-            self._start_bar()
+        self._bars = bars
+        self._task: TaskID | None = bars and bars.add_task(title, total=total, note="")
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         """Say how far the work is.
@@ -42,8 +48,8 @@ class Progress:
             note: a few words on the state, such as the loss.
         """
         self._total = total if total is not None else self._total
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=self._total, note=note)
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=done, total=self._total, note=note)
         elif time.monotonic() - self._said >= PLAIN_INTERVAL_S:
             self._said = time.monotonic()
             share = f" {done / self._total:.0%}" if self._total else f" {done:g}"
@@ -51,25 +57,8 @@ class Progress:
 
     def close(self) -> None:
         """Take the bar off the screen."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def _start_bar(self) -> None:
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        self._bar = Progress(
-            *columns, console=RichConsole(file=self._console.out), transient=True, refresh_per_second=4
-        )
-        self._task = self._bar.add_task(self._title, total=self._total, note="")
-        self._bar.start()
+        if self._bars is not None and self._task is not None:
+            self._bars.remove_task(self._task)
 
 
 class Console:
@@ -84,6 +73,9 @@ class Console:
         self.out: IO[str] = sys.stdout
         self._saved: tuple[int, int] | None = None
         self._log_stream: IO[str] | None = None
+        self._lock = threading.RLock()
+        self._bars: RichProgress | None = None
+        self._num_bars = 0
 
     def __enter__(self) -> "Console":
         if self.log is None:
@@ -120,11 +112,15 @@ class Console:
         return self.out.isatty()
 
     def say(self, text: str = "") -> None:
-        """One line of ours, also kept in the log."""
-        with contextlib.suppress(BrokenPipeError):
-            print(text, file=self.out, flush=True)
-        if self._log_stream is not None:
-            self.keep(text)
+        """One line of ours, or several that stay together, also kept in the log; from any thread."""
+        with self._lock:
+            with contextlib.suppress(BrokenPipeError):
+                if self._bars is not None:
+                    self._bars.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+                else:
+                    print(text, file=self.out, flush=True)
+            if self._log_stream is not None:
+                self.keep(text)
 
     def keep(self, text: str) -> None:
         """Something for the log alone. That the log cannot be written, on a full disk for instance, stops no work."""
@@ -133,21 +129,41 @@ class Console:
 
     @contextlib.contextmanager
     def progress(self, title: str, total: float | None = None) -> Iterator[Progress]:
-        """Live progress while the block runs."""
-        progress = Progress(self, title, total)
+        """Live progress while the block runs; works at the same time have a bar each."""
+        bars = self._open_bars() if self.is_terminal else None
+        progress = Progress(self, title, total, bars)
         try:
             yield progress
         finally:
             progress.close()
+            if bars is not None:
+                self._close_bars(bars)
+
+    def _open_bars(self) -> "RichProgress":
+        with self._lock:
+            if self._bars is None:
+                self._bars = _bars(self.out)
+                self._bars.start()
+            self._num_bars += 1
+            return self._bars
+
+    def _close_bars(self, bars: "RichProgress") -> None:
+        with self._lock:
+            self._num_bars -= 1
+            if not self._num_bars:
+                bars.stop()
+                self._bars = None
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table in plain text: numbers to the right, words to the left."""
         cells = [[_cell(value) for value in row] for row in rows]
         widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
         right = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(header))]
+        lines = []
         for row in [list(header), ["-" * width for width in widths], *cells]:
             padded = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(row, widths, right, strict=True))
-            self.say("  " + "  ".join(padded).rstrip())
+            lines.append("  " + "  ".join(padded).rstrip())
+        self.say("\n".join(lines))
 
     def last_log_lines(self, count: int = 8) -> list[str]:
         """The last lines of the log that look like an error, else simply the last."""
@@ -156,6 +172,21 @@ class Console:
         lines = self.log.read_text("utf-8", errors="replace").splitlines()[-400:]
         relevant = [line for line in lines if any(word in line for word in ("Error", "error:", "ERROR", "Exception"))]
         return (relevant or lines)[-count:]
+
+
+def _bars(out: IO[str]) -> "RichProgress":
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return RichProgress(*columns, console=RichConsole(file=out), transient=True, refresh_per_second=4)
 
 
 def _cell(value: object) -> str:

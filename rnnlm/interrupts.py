@@ -56,6 +56,11 @@ class Interrupts:
         """Whether a signal has come."""
         return self.requested is not None
 
+    def check(self) -> None:
+        """Go no further once a signal has come: for work that another thread does. Raises `Interrupted`."""
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
     @contextlib.contextmanager
     def deferred(self) -> Iterator[Callable[[], bool]]:
         """Work that polls the yielded function, saves and returns by itself. Raises `Interrupted` when it has returned."""
@@ -64,8 +69,8 @@ class Interrupts:
             yield self.stop_requested
         finally:
             self._deferred -= 1
-        if self.requested is not None and not self._deferred:
-            raise Interrupted(self.requested)
+        if not self._deferred:
+            self.check()
 
     def _handle(self, number: int, _frame: types.FrameType | None) -> None:
         if self.requested is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rnnlm.data.noise import KneserNeyNoise
 from rnnlm.data.permutation import DOCUMENTS, LENGTHS, WINDOWS, permutation, random_bits
 from rnnlm.data.ragged import Ragged, concatenated_ranges
 from rnnlm.errors import DataError
@@ -56,7 +57,7 @@ class LmBatches:
     differ by one at most. Each token is a target exactly once an epoch. A window has `bptt_length` tokens; where that does
     not divide a lane, the last window is shorter, and from the second epoch on the first one may be too, so that windows
     begin at other places. With a variation their lengths differ around that (as in Merity et al. 2017, section 4.1, so
-    that no token always stands first). Lane l belongs to worker l mod `world_size`.
+    that no token always stands first). Lane l belongs to worker l mod `world_size`. Noise, if any, is put on last.
 
     Args:
         tokens: the documents.
@@ -66,6 +67,7 @@ class LmBatches:
         seed: of the order.
         rank: which worker this is.
         world_size: how many workers there are.
+        noise: puts other tokens in the place of some.
 
     Raises:
         DataError: there are fewer than two tokens for each lane.
@@ -81,6 +83,7 @@ class LmBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        noise: KneserNeyNoise | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size} workers")
@@ -94,6 +97,7 @@ class LmBatches:
         self._bptt_length = bptt_length
         self._bptt_variation = bptt_variation
         self._seed = seed
+        self._noise = noise
         bounds = np.arange(lanes + 1) * total // lanes
         self._lane_starts, self._lane_stops = bounds[:-1], bounds[1:]
         self._mine = np.arange(rank, lanes, world_size)
@@ -115,6 +119,8 @@ class LmBatches:
         counts = np.minimum(self._lane_starts + stop, self._lane_stops) - starts
         mine = counts[self._mine]
         input_BT, target_BT = self._window(epoch, starts[self._mine], mine, stop - start)
+        if self._noise is not None:
+            self._noise.apply(step, self._mine, len(counts), input_BT, target_BT)
         return LmBatch(
             step=step,
             lanes=self._mine,

@@ -16,6 +16,8 @@ BATCHES = 4
 """The order of batches in an epoch."""
 LENGTHS = 5
 """The lengths of an epoch's windows."""
+NOISE = 6
+"""Which tokens of a window become others, and which."""
 
 
 def random_bits(count: int, *key: int) -> np.ndarray:

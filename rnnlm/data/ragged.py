@@ -3,14 +3,14 @@
 Shapes: N all values, R rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-_COUNTED_AT_ONCE = 1 << 20
+_READ_AT_ONCE = 1 << 20
 """Counting widens ids to 64 bits."""
 
 
@@ -128,18 +128,24 @@ def concatenated_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - ends + lengths, lengths) + np.arange(total)
 
 
+def spread_pieces(values: np.ndarray | Joined, at_most: int | None = None) -> Iterator[np.ndarray]:
+    """An array in pieces that fit into memory; of one longer than `at_most` only about so much, from all over it."""
+    starts = range(0, len(values), _READ_AT_ONCE)
+    if at_most is not None:
+        starts = starts[:: max(1, -(-len(values) // at_most))]
+    for start in starts:
+        yield values[start : start + _READ_AT_ONCE]
+
+
 def count_ids(values: np.ndarray | Joined, vocab_size: int, at_most: int | None = None) -> np.ndarray:
     """How often each id occurs, int64 [V].
 
     Args:
-        values: int32 [N]; may lie in memory maps, and is read in pieces.
+        values: int32 [N]; may lie in memory maps.
         vocab_size: V, above all ids.
-        at_most: of a longer array only about so many are counted, in pieces that lie evenly over all of it.
+        at_most: see `spread_pieces`.
     """
     counts = np.zeros(vocab_size, np.int64)
-    starts = range(0, len(values), _COUNTED_AT_ONCE)
-    if at_most is not None:
-        starts = starts[:: max(1, -(-len(values) // at_most))]
-    for start in starts:
-        counts += np.bincount(values[start : start + _COUNTED_AT_ONCE], minlength=vocab_size)
+    for piece in spread_pieces(values, at_most):
+        counts += np.bincount(piece, minlength=vocab_size)
     return counts

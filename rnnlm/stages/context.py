@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from rnnlm import artifacts
 from rnnlm.artifacts import Record
 from rnnlm.batch.lease import Lease, Locking, lease
 from rnnlm.config import digest
-from rnnlm.console import Console
+from rnnlm.console import Console, Progress
 from rnnlm.errors import UsageError
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupts
@@ -125,11 +126,13 @@ class _Shared:
         tracking: the tracking server, once it is in use.
         ray: the Ray session, once it is in use.
         records: what the stages of this command wrote or found, by experiment and stage.
+        starting: held while the first two are started, as threads may want them at the same time.
     """
 
     tracking: "SpooledTracking | None" = None
     ray: "Session | None" = None
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
+    starting: threading.RLock = field(default_factory=threading.RLock)
 
 
 class Surroundings:
@@ -151,29 +154,25 @@ class Surroundings:
             UnreachableError: there is no answer.
             UsageError: its artifacts would go where the libraries for that are not installed.
         """
-        if self._shared.tracking is None:
-            from rnnlm.integrations.mlflow_spool import SpooledTracking
+        with self._shared.starting:
+            if self._shared.tracking is None:
+                from rnnlm.integrations.mlflow_spool import SpooledTracking
 
-            self.check_libraries()
-
-            with self.starting_up():
-                self._shared.tracking = SpooledTracking(self.options.tracking_uri, self.artifact_root, self.store)
-        return self._shared.tracking
+                self.check_libraries()
+                with self.starting_up():
+                    self._shared.tracking = SpooledTracking(self.options.tracking_uri, self.artifact_root, self.store)
+            return self._shared.tracking
 
     @property
     def ray(self) -> "Session":
         """The Ray session, started or connected to when it is first used."""
-        if self._shared.ray is None:
-            from rnnlm.integrations import ray_cluster
+        with self._shared.starting:
+            if self._shared.ray is None:
+                from rnnlm.integrations import ray_cluster
 
-            with self.starting_up():
-                self._shared.ray = ray_cluster.connect(self.options.address, store=self.store)
-        return self._shared.ray
-
-    @property
-    def ray_in_use(self) -> "Session | None":
-        """The Ray session if there is one already."""
-        return self._shared.ray
+                with self.starting_up():
+                    self._shared.ray = ray_cluster.connect(self.options.address, store=self.store)
+            return self._shared.ray
 
     @property
     def artifact_root(self) -> str | None:
@@ -245,6 +244,10 @@ class Context(Surroundings):
         other = Context(experiment, options, console, interrupts)
         other._shared = self._shared
         return other
+
+    def progress(self, work: str, total: float | None = None) -> contextlib.AbstractContextManager[Progress]:
+        """Live progress of this experiment's work while the block runs."""
+        return self.console.progress(f"{work} {self.experiment.name}", total)
 
     def folder(self, stage: str, record_digest: str) -> Store:
         """Where a stage of this experiment with this identity writes."""
@@ -381,6 +384,7 @@ class Context(Surroundings):
         Raises:
             LeaseHeldError: another process does the same work.
         """
+        self.interrupts.check()
         identity = artifacts.identity(stage, settings, inputs)
         folder = self.folder(stage, identity)
         record = artifacts.read_record(folder)

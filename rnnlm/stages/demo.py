@@ -1,23 +1,21 @@
 """The tour: three small generators from corpora that need no network, registered, and run over new input."""
 
-import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rnnlm import experiment as experiments
-from rnnlm.console import Console
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupts
 from rnnlm.stages import evaluate, generate, ingest, run_all, tokenize_corpus, train
-from rnnlm.stages.context import Context, Options, Outcome
+from rnnlm.stages.context import Context, Outcome
 
-EXPERIMENTS = ("demo_text", "demo_translate", "demo_summarize")
+EXPERIMENTS = TEXT, TRANSLATE, SUMMARIZE = "demo_text", "demo_translate", "demo_summarize"
 WITHOUT_ATTENTION = ("model.attention=none", "model.copy_source=false", "name=demo_translate_without_attention")
 HEADLINES = {
     "text": ("bits_per_byte", "perplexity"),
@@ -28,7 +26,41 @@ HEADLINES = {
 
 def first_experiment(folder: Path) -> Experiment:
     """The experiment that the command starts with."""
-    return experiments.load(folder / f"{EXPERIMENTS[0]}.toml")
+    return experiments.load(folder / f"{TEXT}.toml")
+
+
+@dataclass
+class _Tour:
+    """What the stages said, by experiment, and how long they took."""
+
+    folder: Path
+    chains: dict[str, Outcome] = field(default_factory=dict)
+    outputs: dict[str, Outcome] = field(default_factory=dict)
+    without_attention: Outcome = field(default_factory=lambda: Outcome("evaluate"))
+    times: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def load(self, name: str, overrides: Sequence[str] = ()) -> Experiment:
+        return experiments.load(self.folder / f"{name}.toml", overrides)
+
+    def chain(self, where: Context, name: str) -> None:
+        """Train and register a model, and run it over new input."""
+        inner = where.with_experiment(self.load(name))
+        registered = self.chains[name] = self._timed(name, "run_all", partial(run_all.run, inner))
+        self.outputs[name] = self._timed(name, "generate", partial(_generate, inner, registered))
+
+    def control(self, where: Context) -> None:
+        """Train the translator without attention on the data of the one with it, which are there already."""
+        inner = where.with_experiment(self.load(TRANSLATE, WITHOUT_ATTENTION))
+        name = inner.experiment.name
+        self._timed(name, "train", partial(_train, inner))
+        self.without_attention = self._timed(name, "evaluate", partial(evaluate.run, inner))
+
+    def _timed(self, name: str, what: str, work: Callable[[], Outcome]) -> Outcome:
+        started = time.perf_counter()
+        outcome = work()
+        total = time.perf_counter() - started
+        self.times.append((name, what, outcome.startup_s, total - outcome.startup_s))
+        return outcome
 
 
 def run(context: Context, folder: Path) -> Outcome:
@@ -39,80 +71,54 @@ def run(context: Context, folder: Path) -> Outcome:
         folder: with the experiment files.
     """
     started = time.perf_counter()
-    times: list[tuple[Any, ...]] = []
-    text, translate, summarize = (experiments.load(folder / f"{name}.toml") for name in EXPERIMENTS)
-    control = context.with_experiment(experiments.load(folder / "demo_translate.toml", WITHOUT_ATTENTION))
+    tour = _Tour(folder)
 
-    def chain(inner: Context) -> Outcome:
-        return _timed(times, inner.experiment.name, "run_all", partial(run_all.run, inner))
+    def translation(where: Context) -> None:
+        tour.chain(where, TRANSLATE)
+        tour.control(where)
 
-    def batch(experiment: Experiment, registered: Outcome) -> Outcome:
-        inner = context.with_experiment(experiment)
-        return _timed(times, experiment.name, "generate", partial(_generate, inner, registered))
+    def text_and_summaries(where: Context) -> None:
+        tour.chain(where, TEXT)
+        tour.chain(where, SUMMARIZE)
 
-    chains, outputs = [], []
-    for experiment in (text, translate):
-        chains.append(chain(context.with_experiment(experiment)))
-        outputs.append(batch(experiment, chains[-1]))
-    with _trained_aside(control, times) as options:
-        chains.append(chain(context.beside(summarize, options, context.console, context.interrupts)))
-    measured = _timed(times, control.experiment.name, "evaluate", partial(evaluate.run, control))
-    outputs.append(batch(summarize, chains[-1]))
-
-    rows = [figures(experiment, outcome) for experiment, outcome in zip((text, translate, summarize), chains)]
-    rows[1].append((translate.name, "without attention", headline(translate, measured, "test")))
-    _show(context, [row for group in rows for row in group], times, chains, outputs, time.perf_counter() - started)
+    _at_once(context, translation, text_and_summaries)
+    _show(context, tour, time.perf_counter() - started)
     return Outcome(
-        "demo", artifacts={f"output_{name}": each.artifacts["output"] for name, each in zip(EXPERIMENTS, outputs)}
+        "demo", artifacts={f"output_{name}": tour.outputs[name].artifacts["output"] for name in EXPERIMENTS}
     )
 
 
-@contextlib.contextmanager
-def _trained_aside(control: Context, times: list[tuple[Any, ...]]) -> Iterator[Options]:
-    """Train the control while the block runs; where there is no room for that, before it.
+def _at_once(context: Context, here: Callable[[Context], None], aside: Callable[[Context], None]) -> None:
+    """Do two things at the same time with half of the cores each; where there is no room for that, one after the other.
 
-    Small steps gain little from more cores, so two trainings at once, with half of them each, take less time than one after
-    the other. A block that is left by an error or a signal asks the training to save and stop.
-
-    Args:
-        control: the translator without attention.
-        times: gets a row.
-
-    Yields:
-        With which options the block has room.
+    Steps as small as the tour's gain little from more cores, so two trainings side by side take less time. When what is done
+    here is left by an error or a signal, the other is asked to save and stop.
     """
-    session, options = control.ray_in_use, control.options
-    cores = session.resources.num_cpus if session and session.started_here and not session.resources.num_gpus else 1
+    options, session = context.options, context.ray
+    cores = session.resources.num_cpus if session.started_here and not session.resources.num_gpus else 1
     if cores < 2 or options.workers is not None or options.cpus_per_worker is not None:
-        _timed(times, control.experiment.name, "train", partial(_train, control))
-        yield options
+        aside(context)
+        here(context)
         return
+    # Modules of Ray that import each other cannot be imported first by two threads at once.
+    from rnnlm.integrations import ray_train, ray_tune  # noqa: F401
+
     half = replace(options, workers=1, cpus_per_worker=cores // 2)
-    interrupts = Interrupts()
-    aside = control.beside(control.experiment, half, Console(), interrupts)
+    other = context.beside(context.experiment, half, context.console, Interrupts())
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(_timed, times, control.experiment.name, "train, at once", partial(_train, aside))
+        done = pool.submit(aside, other)
         try:
-            yield half
-            training.result()
+            here(context.beside(context.experiment, half, context.console, context.interrupts))
+            done.result()
         except BaseException:
-            interrupts.requested = signal.SIGINT
+            other.interrupts.requested = signal.SIGINT
             raise
 
 
 def _train(control: Context) -> Outcome:
-    """Train on the data of the translator, which are there already."""
     before = [stage.run(control) for stage in (ingest, tokenize_corpus)]
     outcome = train.run(control)
     outcome.startup_s += sum(each.startup_s for each in before)
-    return outcome
-
-
-def _timed(times: list[tuple[Any, ...]], name: str, what: str, work: Callable[[], Outcome]) -> Outcome:
-    started = time.perf_counter()
-    outcome = work()
-    total = time.perf_counter() - started
-    times.append((name, what, outcome.startup_s, total - outcome.startup_s))
     return outcome
 
 
@@ -154,28 +160,24 @@ def _generate(context: Context, registered: Outcome) -> Outcome:
     return generate.run(asked, context)
 
 
-def _show(
-    context: Context,
-    rows: list[tuple[Any, ...]],
-    times: list[tuple[Any, ...]],
-    chains: list[Outcome],
-    outputs: list[Outcome],
-    seconds: float,
-) -> None:
+def _show(context: Context, tour: _Tour, seconds: float) -> None:
     console = context.console
+    rows = {name: figures(tour.load(name), tour.chains[name]) for name in EXPERIMENTS}
+    control = headline(tour.load(TRANSLATE), tour.without_attention, "test")
+    rows[TRANSLATE].append((TRANSLATE, "without attention", control))
     console.say()
     console.say("Figures on test, beside trivial baselines")
-    console.table(("experiment", "who", "figures"), rows)
+    console.table(("experiment", "who", "figures"), [row for group in rows.values() for row in group])
     console.say("\nTranslation: test sentences that are right to the letter, by what they contain")
-    console.table(("phenomenon", "sentences", "exact %"), exact_matches(chains[EXPERIMENTS.index("demo_translate")]))
-    for chain, output in zip(chains, outputs, strict=True):
+    console.table(("phenomenon", "sentences", "exact %"), exact_matches(tour.chains[TRANSLATE]))
+    for name in EXPERIMENTS:
+        chain, output = tour.chains[name], tour.outputs[name]
         console.say(f"\n{chain.model_uri} ({chain.model_alias}): output in {output.artifacts['output']}")
         for note in output.notes:
             console.say(note)
     console.say("\nTime")
-    console.table(
-        ("experiment", "stages", "start-up s", "work s"), [*times, ("all", "", sum(row[2] for row in times), seconds)]
-    )
+    console.table(("experiment", "stages", "start-up s", "work s"), tour.times)
+    console.say(f"  {seconds:.0f} s in all; what ran side by side shared the cores")
     console.say("\nLook at runs, curves, samples and models in MLflow:")
     console.say(f"  .venv/bin/mlflow ui --host 127.0.0.1 --backend-store-uri {context.options.tracking_uri}")
     console.say("  and open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning")

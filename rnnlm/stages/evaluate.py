@@ -63,7 +63,7 @@ def _measure(context: Context, train: Record) -> tuple["Report", dict[str, bytes
     origin = assemble.lineage(context.store, train)
     with context.starting_up():
         generator = assemble.generator_of(origin, experiment.decode)
-    with context.console.progress("evaluate") as progress:
+    with context.progress("evaluate") as progress:
         report = assemble.evaluate_split(
             generator, origin, experiment.evaluate.split, experiment.evaluate,
             progress=lambda phase, done, total: progress.update(done, total, phase),

@@ -20,7 +20,7 @@ def run(context: Context) -> Outcome:
 
     def work(folder: Store) -> Work:
         corpus = folder.child(CORPUS_FOLDER)
-        with context.console.progress("ingest", sources.num_bytes) as progress:
+        with context.progress("ingest", sources.num_bytes) as progress:
             report = ingest(sources, experiment.data, seed=experiment.seed, store=corpus, progress=progress)
         return Work({"corpus": CORPUS_FOLDER}, {"report": report.as_dict()}, notes=describe(report))
 

@@ -60,7 +60,7 @@ def summarize(context: Context, outcomes: list[Outcome]) -> Outcome:
     """One outcome for the chain: the figures of evaluate, the version of register, the time of each stage."""
     notes = [note for outcome in outcomes if not outcome.skipped for note in outcome.notes]
     context.console.table(
-        ("stage", "start-up s", "work s", ""),
+        (context.experiment.name, "start-up s", "work s", ""),
         [(each.stage, each.startup_s, each.seconds, "skipped" if each.skipped else "") for each in outcomes],
     )
     evaluated, registered = outcomes[-2], outcomes[-1]

@@ -26,7 +26,7 @@ def run(context: Context) -> Outcome:
         return tokenize_with_ray(*arguments)
 
     def work(folder: Store) -> Work:
-        with context.console.progress("tokenize") as progress:
+        with context.progress("tokenize") as progress:
             manifest = tokenize_corpus(
                 corpus.store.child(CORPUS_FOLDER),
                 folder.child(TOKENS_FOLDER),

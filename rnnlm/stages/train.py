@@ -65,7 +65,7 @@ def _fit(
         init=None if initial is None else folder,
     )
     session = context.ray if placement.num_workers else None
-    with context.interrupts.deferred() as stop_requested, context.console.progress("train") as progress:
+    with context.interrupts.deferred() as stop_requested, context.progress("train") as progress:
         result = ray_train.train(job, session, on_progress=showing(progress), stop_requested=stop_requested)
     context.startup_s += result.startup_s
     return result

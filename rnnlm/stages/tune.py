@@ -85,7 +85,7 @@ def _search(context: Context, folder: Store, tokens: Record, run_id: str, initia
     )
     with (
         context.interrupts.deferred() as stop_requested,
-        context.console.progress("tune", experiment.tune.trials) as progress,
+        context.progress("tune", experiment.tune.trials) as progress,
     ):
 
         def show(done: int, total: int, metrics: Mapping[str, float]) -> None:

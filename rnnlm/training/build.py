@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from rnnlm.data.lm_batches import LmBatches
+from rnnlm.data.noise import KneserNeyNoise
 from rnnlm.data.ragged import Ragged, count_ids
 from rnnlm.data.seq2seq_batches import PairBatches
 from rnnlm.models.build import build_model
@@ -158,7 +159,9 @@ def _language_model_task(
     settings: TaskSettings,
     collective: Collective,
 ) -> LanguageModelTask:
-    def batches(tokens: Ragged, lanes: int, seed: int, variation: float) -> LmBatches:
+    def batches(
+        tokens: Ragged, lanes: int, seed: int, variation: float, noise: KneserNeyNoise | None = None
+    ) -> LmBatches:
         return LmBatches(
             tokens,
             lanes=lanes,
@@ -167,14 +170,17 @@ def _language_model_task(
             seed=seed,
             rank=collective.rank,
             world_size=collective.world_size,
+            noise=noise,
         )
 
+    tokens = train_tokens["text"]
+    noise = KneserNeyNoise.from_corpus(tokens, model.vocab_size, train.noise, settings.seed) if train.noise else None
     valid = valid_tokens["text"] if valid_tokens else None
     # A single token cannot be laid out as a lane.
     has_valid = valid is not None and valid.num_tokens > 1
     return LanguageModelTask(
         model,
-        batches(train_tokens["text"], train.lanes, settings.seed, train.bptt_variation),
+        batches(tokens, train.lanes, settings.seed, train.bptt_variation, noise),
         batches(valid, valid_lanes(valid.num_tokens, train.bptt_length), 0, 0.0) if valid and has_valid else None,
         settings,
         num_lanes=train.lanes,

@@ -35,6 +35,9 @@ class TrainConfig(Config):
     """Text: tokens of a window."""
     bptt_variation: float = Field(0.0, ge=0, lt=1)
     """Text: most by which a training window is longer or shorter, as a share of `bptt_length`."""
+    noise: float = Field(0.0, ge=0, le=1)
+    """Text: so often a token becomes another in a training window where all that follows it is always new, and less often the
+    more is known of what does (bigram Kneser-Ney noise, Xie et al. 2017)."""
     batch_tokens: int = Field(4_096, ge=1)
     """Pairs: source and target positions of one global batch, padding included."""
     micro_batch_tokens: int | None = Field(None, ge=1)

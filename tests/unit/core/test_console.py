@@ -69,6 +69,25 @@ def test_progress_in_a_terminal_is_a_bar(tmp_path: Path) -> None:
     assert "halfway" in shown
 
 
+def test_works_at_the_same_time_have_a_bar_each_and_lines_go_above_them() -> None:
+    leader, follower = os.openpty()
+    with os.fdopen(follower, "w") as terminal:
+        console = Console()
+        console.out = terminal
+        with console.progress("training", 4) as first, console.progress("searching", 8) as second:
+            first.update(2)
+            second.update(3)
+            console.say("a [line] of ours :smile:")
+            time.sleep(0.4)
+        console.say("after")
+    shown = os.read(leader, 65_536).decode()
+    os.close(leader)
+    last_bars = shown[shown.rindex("a [line] of ours :smile:") :]
+    assert "2/4" in last_bars
+    assert "3/8" in last_bars
+    assert shown.splitlines()[-1].endswith("after")
+
+
 def test_last_log_lines_prefer_errors(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     log.write_text("fine\nValueError: broken\nfine again\n")

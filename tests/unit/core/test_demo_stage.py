@@ -64,6 +64,7 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         return Outcome("generate", artifacts={"output": asked.output}, notes=["    source", "      -> output"])
 
     monkeypatch.setattr(generate, "run", run)
+    monkeypatch.setattr(Context, "ray", SimpleNamespace(started_here=True, resources=Resources(1)))
     monkeypatch.setattr(corpora, "new_inputs", lambda name: [f"{name} {number}" for number in range(3)])
     return calls
 
@@ -72,10 +73,9 @@ def test_the_tour(desk: Path, called: list[str], capfd: pytest.CaptureFixture[st
     assert command.main([]) == 0
     assert called == [
         "run_all demo_text", "generate models:/demo_text/1",
+        "run_all demo_summarize", "generate models:/demo_summarize/1",
         "run_all demo_translate", "generate models:/demo_translate/1",
-        *(f"{stage} demo_translate_without_attention" for stage in ("ingest", "tokenize_corpus", "train")),
-        "run_all demo_summarize",
-        "evaluate demo_translate_without_attention", "generate models:/demo_summarize/1",
+        *(f"{stage} demo_translate_without_attention" for stage in ("ingest", "tokenize_corpus", "train", "evaluate")),
     ]  # fmt: skip
     out, err = capfd.readouterr()
     assert "Figures on test, beside trivial baselines" in out
@@ -90,7 +90,7 @@ def test_the_tour(desk: Path, called: list[str], capfd: pytest.CaptureFixture[st
     assert "all 8 75.00" in shown
     assert "models:/demo_text/1 (challenger): output in" in out
     assert any(line.startswith("demo_text run_all 0.50 ") for line in shown)
-    assert any(line.startswith("all 3.50 ") for line in shown)  # those of the stages without attention, too
+    assert any(line.startswith("demo_translate_without_attention train 1.50 ") for line in shown)
     assert f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{desk}/store/mlflow.db" in out
     assert sorted(path.name for path in (desk / "store" / "demo").iterdir()) == [
         "demo_summarize_input.txt", "demo_text_input.txt", "demo_translate_input.txt",
@@ -99,66 +99,59 @@ def test_the_tour(desk: Path, called: list[str], capfd: pytest.CaptureFixture[st
 
 
 @pytest.fixture
-def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_cores(called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ray of our own with two cores is in use."""
-    session = SimpleNamespace(started_here=True, resources=Resources(2))
-    monkeypatch.setattr(Context, "ray_in_use", property(lambda self: session))
+    monkeypatch.setattr(Context, "ray", SimpleNamespace(started_here=True, resources=Resources(2)))
 
 
-@pytest.mark.usefixtures("called", "two_cores")
-def test_with_two_cores_the_control_trains_while_the_last_chain_runs(
-    desk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chain, options = run_all.run, []
-    begun, ended = threading.Event(), threading.Event()
+@pytest.mark.usefixtures("two_cores")
+def test_with_two_cores_two_chains_run_at_once_with_one_each(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, options, both = run_all.run, [], threading.Barrier(2)
 
-    def slow_training(context: Context) -> Outcome:
+    def meeting_chain(context: Context) -> Outcome:
         options.append(context.options)
-        begun.set()
-        assert ended.wait(30)
-        return Outcome("train", startup_s=0.5)
-
-    def slow_chain(context: Context) -> Outcome:
-        if context.experiment.name == "demo_summarize":
-            options.append(context.options)
-            assert begun.wait(30)
-            ended.set()
+        if context.experiment.name != "demo_summarize":
+            both.wait(30)
         return chain(context)
 
-    monkeypatch.setattr(train, "run", slow_training)
-    monkeypatch.setattr(run_all, "run", slow_chain)
+    monkeypatch.setattr(run_all, "run", meeting_chain)
     assert command.main([]) == 0
-    assert [(each.workers, each.cpus_per_worker) for each in options] == [(1, 1), (1, 1)]
+    assert [(each.workers, each.cpus_per_worker) for each in options] == [(1, 1)] * 3
 
 
-@pytest.mark.usefixtures("called", "two_cores")
+@pytest.mark.usefixtures("two_cores")
 def test_a_failure_stops_the_training_beside_it(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain, stopped = run_all.run, []
+    begun = threading.Event()
 
-    def training(context: Context) -> Outcome:
-        with context.interrupts.deferred() as stop_requested:
-            stopped.append(_wait_for(stop_requested))
-        raise AssertionError("a training that was asked to stop has no outcome")
-
-    def failing_chain(context: Context) -> Outcome:
-        if context.experiment.name == "demo_summarize":
+    def other_chain(context: Context) -> Outcome:
+        if context.experiment.name == "demo_translate":
+            assert begun.wait(30)
             raise RuntimeError("the machine is on fire")
+        if context.experiment.name == "demo_summarize":
+            raise AssertionError("nothing begins once the tour was asked to stop")
+        with context.interrupts.deferred() as stop_requested:
+            begun.set()
+            stopped.append(_wait_for(stop_requested))
         return chain(context)
 
-    monkeypatch.setattr(train, "run", training)
-    monkeypatch.setattr(run_all, "run", failing_chain)
+    monkeypatch.setattr(run_all, "run", other_chain)
     assert command.main([]) == 1
     assert stopped == [True]
 
 
-@pytest.mark.usefixtures("called", "two_cores")
-def test_a_failed_control_is_a_failure(
+@pytest.mark.usefixtures("two_cores")
+def test_a_failure_of_what_runs_aside_is_a_failure(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def training(context: Context) -> Outcome:
-        raise RuntimeError("the machine is wet")
+    chain = run_all.run
 
-    monkeypatch.setattr(train, "run", training)
+    def other_chain(context: Context) -> Outcome:
+        if context.experiment.name == "demo_summarize":
+            raise RuntimeError("the machine is wet")
+        return chain(context)
+
+    monkeypatch.setattr(run_all, "run", other_chain)
     assert command.main(["--json"]) == 1
     assert "demo: RuntimeError: the machine is wet" in capfd.readouterr().out
 
