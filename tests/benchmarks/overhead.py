@@ -1,11 +1,12 @@
 """What Ray Train, MLflow and checkpoints cost a training: its own loop with all of it, beside the same loop without.
 
-    python tests/benchmarks/overhead.py [JOB] [--workers 2] [--seconds 120] [--pairs 5]
+    python tests/benchmarks/overhead.py [JOB] [--workers 2] [--seconds 120] [--pairs 5] [--slices 1]
 
-One group of processes trains a benchmark job; in one window of each pair nothing leaves the loop, in the second of the
-first pair, the first of the next, and so on, so that a machine that gets faster or slower favours neither. What runs on into
-the next window (a checkpoint that is being written, curves that have not been sent) is waited for in its own. A point of
-the curves goes to MLflow every second, as in a training of a quarter of an hour.
+One group of processes trains a benchmark job; in one window of each pair nothing leaves the loop. The windows of a pair are cut
+into slices that take turns: with, without, without, with, and so on, so that a machine that gets faster or slower favours
+neither; many slices help where its speed changes within a pair. What runs on into the next slice (a checkpoint that is being
+written, curves that have not been sent) is waited for in its own. A point of the curves goes to MLflow every second, as in a
+training of a quarter of an hour, and checkpoints are counted: with the default of two minutes, one a window.
 """
 
 import argparse
@@ -38,41 +39,43 @@ T_975 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9
 class Switched(Worker):
     """The training of `rnnlm.integrations.train_worker`, switched on and off.
 
-    Every window has the same number of steps, so that all workers switch at the same one.
+    Every slice has the same number of steps, so that all workers switch at the same one.
     """
 
-    def __init__(self, job: WorkerJob, seconds: float, pairs: int) -> None:
+    def __init__(self, job: WorkerJob, seconds: float, slices: int) -> None:
         super().__init__(job)
-        self.rates: list[float] = []
-        """Tokens a second of this worker in each window; `is_bare` says of which kind it was."""
+        self.slices: list[tuple[int, float]] = []
+        """Tokens of this worker and seconds of each slice; `is_bare` says of which kind it was."""
+        self.num_checkpoints = 0
         self._seconds = seconds
-        self._pairs = pairs
-        self._window_steps = 0
+        self._wanted = slices
+        self._slice_steps = 0
         self._begin(0)
 
     def _after_step(self, run: TrainingRun, report: StepReport) -> None:
         self._tokens += report.tokens
-        bare = is_bare(len(self.rates))
+        bare = is_bare(len(self.slices))
         if self._outside is not None:
             write = _nothing if bare else type(self._outside)._write_progress.__get__(self._outside)
             self._outside._write_progress = write  # type: ignore[method-assign]
         if not bare:
+            self.num_checkpoints += report.checkpoint
             super()._after_step(run, report)
         if report.step == WARM_UP // 2:
             self._begin(report.step)
         elif report.step == WARM_UP:
             (step_s,) = run.collective.sum([(time.perf_counter() - self._began) / (WARM_UP - self._start)])
             steps_per_s = run.collective.world_size / step_s
-            self._window_steps = max(1, round(self._seconds * steps_per_s))
+            self._slice_steps = max(1, round(self._seconds * steps_per_s))
             run.state.stride = max(1, round(steps_per_s))
             run.state.logged_step = report.step - report.step % run.state.stride
             self._settle(run)
             self._begin(report.step)
-        elif report.step - self._start == self._window_steps:
+        elif report.step - self._start == self._slice_steps:
             self._settle(run)
-            self.rates.append(self._tokens / (time.perf_counter() - self._began))
+            self.slices.append((self._tokens, time.perf_counter() - self._began))
             self._begin(report.step)
-            if len(self.rates) == 2 * self._pairs:
+            if len(self.slices) == self._wanted:
                 run.state.stop = "requested"
 
     def _settle(self, run: TrainingRun) -> None:
@@ -84,9 +87,18 @@ class Switched(Worker):
         self._start, self._tokens, self._began = step, 0, time.perf_counter()
 
 
-def is_bare(window: int) -> bool:
-    """Whether in this window, counted from 0, nothing leaves the loop."""
-    return window % 4 in (1, 2)
+def is_bare(number: int) -> bool:
+    """Whether in this slice, counted from 0, nothing leaves the loop."""
+    return number % 4 in (1, 2)
+
+
+def rates(slices: list[tuple[int, float]], a_pair: int, bare: bool) -> list[float]:
+    """Tokens a second of the windows of one kind, one of each pair of windows, which has so many slices."""
+    found = []
+    for first in range(0, len(slices), a_pair):
+        mine = [slices[number] for number in range(first, first + a_pair) if is_bare(number) == bare]
+        found.append(sum(tokens for tokens, _ in mine) / sum(seconds for _, seconds in mine))
+    return found
 
 
 def _nothing() -> None:
@@ -114,6 +126,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=120.0, help="of a window")
     parser.add_argument("--pairs", type=int, default=5, help="3 to 10")
+    parser.add_argument("--slices", type=int, default=1, help="of a window")
     given = parser.parse_args()
     job = JOBS[given.job]
     assert isinstance(job, TextJob)
@@ -126,27 +139,31 @@ def main() -> None:
             tracking_uri=tracking.uri, run_id=tracking.start_run("overhead", "train", "train"),
         )  # fmt: skip
         trainer = ray_train.trainer(training, ray_train.new_attempt(training), session.started_here)
-        seconds, pairs = given.seconds, given.pairs
+        seconds, pairs, a_pair = given.seconds, given.pairs, 2 * given.slices
 
-        def alternate(values: Mapping[str, Any]) -> list[float]:
-            worker = Switched(WorkerJob(**values), seconds, pairs)
+        def alternate(values: Mapping[str, Any]) -> tuple[list[tuple[int, float]], int]:
+            worker = Switched(WorkerJob(**values), seconds / (a_pair // 2), pairs * a_pair)
             with contextlib.ExitStack() as stack:
                 told = worker.work(stack)
-            return worker.rates if "error" not in told else [told["error"]]
+            if "error" in told:
+                raise RuntimeError(told["error"])
+            return worker.slices, worker.num_checkpoints
 
         trainer.train_loop_per_worker = alternate
-        rates = trainer.fit().return_value
-    full, bare = ([rate for window, rate in enumerate(rates) if is_bare(window) == which] for which in (False, True))
+        slices, num_checkpoints = trainer.fit().return_value
+    full, bare = (rates(slices, a_pair, which) for which in (False, True))
     costs = [1 - with_all / alone for with_all, alone in zip(full, bare, strict=True)]
     spread = T_975[pairs - 1] * stdev(costs) / pairs**0.5
     row = {
-        "job": given.job, "workers": given.workers, "window_s": seconds, "cost": round(fmean(costs), 4),
+        "job": given.job, "workers": given.workers, "window_s": seconds, "slices": given.slices,
+        "checkpoints": num_checkpoints, "cost": round(fmean(costs), 4),
         "upper_95": round(fmean(costs) + spread, 4), "pairs": [round(cost, 4) for cost in costs],
         "tokens_per_second": round(fmean(full)), "tokens_per_second_bare": round(fmean(bare)),
     }  # fmt: skip
     print(
         f"job {given.job}, {given.workers} workers: {row['tokens_per_second']:,} tokens/s, bare {row['tokens_per_second_bare']:,}; "
-        f"costs {100 * row['cost']:.2f} % (95 %: below {100 * row['upper_95']:.2f} %)"
+        f"costs {100 * row['cost']:.2f} % "
+        f"(95 %: below {100 * row['upper_95']:.2f} %), {num_checkpoints} checkpoints"
     )
     keep(f"overhead, {given.workers} workers", row)
 
