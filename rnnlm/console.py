@@ -37,7 +37,7 @@ class Progress:
         self._total = total
         self._started = self._said = time.monotonic()
         self._bars = bars
-        self._task: TaskID | None = bars and bars.add_task(title, total=total, note="")
+        self._task: TaskID | None = None if bars is None else bars.add_task(title, total=total, note="")
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         """Say how far the work is.

@@ -83,9 +83,7 @@ def run(context: Context, folder: Path) -> Outcome:
 
     _at_once(context, translation, text_and_summaries)
     _show(context, tour, time.perf_counter() - started)
-    return Outcome(
-        "demo", artifacts={f"output_{name}": tour.outputs[name].artifacts["output"] for name in EXPERIMENTS}
-    )
+    return Outcome("demo", artifacts={f"output_{name}": tour.outputs[name].artifacts["output"] for name in EXPERIMENTS})
 
 
 def _at_once(context: Context, here: Callable[[Context], None], aside: Callable[[Context], None]) -> None:

@@ -52,7 +52,9 @@ def test_the_noise_of_a_lane_does_not_depend_on_who_reads_it() -> None:
     rows = np.random.default_rng(0).integers(4, 60, (20, 30))
     tokens = Ragged.from_rows([[*row, EOS_ID] for row in rows.tolist()])
 
-    def batch(step: int, rank: int = 0, world_size: int = 1, seed: int = 1, strength: float = 0.9) -> tuple[np.ndarray, ...]:
+    def batch(
+        step: int, rank: int = 0, world_size: int = 1, seed: int = 1, strength: float = 0.9
+    ) -> tuple[np.ndarray, ...]:
         noise = KneserNeyNoise.from_corpus(tokens, 60, strength, seed)
         batches = LmBatches(tokens, lanes=6, bptt_length=7, seed=0, rank=rank, world_size=world_size, noise=noise)
         read = batches.batch(step)
