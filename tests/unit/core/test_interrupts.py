@@ -56,3 +56,12 @@ def test_the_process_ends_the_hard_way(grace: str) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15, check=False)
     assert result.returncode == 130
     assert result.stdout == "last words\n"
+
+
+def test_work_of_another_thread_goes_no_further_once_asked() -> None:
+    interrupts = Interrupts()
+    interrupts.check()
+    interrupts.requested = signal.SIGTERM
+    with pytest.raises(Interrupted) as stopped:
+        interrupts.check()
+    assert stopped.value.exit_code == 143
