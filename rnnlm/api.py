@@ -77,11 +77,12 @@ def fit(
         min_frequency=settings.min_frequency,
     )
     columns = [_tokens(part, tokenizer, experiment) for part in (train, valid)]
-    threads = torch.get_num_threads()
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
         return _train(experiment, tokenizer, *columns)
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(products)
 
 
 def load(path: str | Path) -> Generator:

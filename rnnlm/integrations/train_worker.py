@@ -121,6 +121,8 @@ class Worker:
         # numbers below 1e-38, which nothing here can tell from zero, cost a processor several times the time.
         torch.set_flush_denormal(True)
         torch.set_num_threads(self._experiment.compute.threads or self._job.num_threads)
+        # With --workers 0 this process goes on to evaluate, which is to come out as in one that has not trained.
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         if dist.is_initialized() and dist.get_world_size() > 1:
             self._collective = TorchCollective()
         if self._collective.rank == 0:
