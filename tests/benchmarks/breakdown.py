@@ -1,6 +1,6 @@
 """Where the time of a training step goes: the share of each kind of operation, of the code that `train` runs.
 
-    python tests/benchmarks/breakdown.py [a b c d e] [--precision bf16] [--steps 20]
+    python tests/benchmarks/breakdown.py [a b c d e] [--precision bf16] [--threads 1] [--steps 20]
 
 Times are those of torch's profiler, of each operation without the ones that it calls; what is left of the wall time without the
 profiler lies between operations.
@@ -40,9 +40,9 @@ def kind_of(operation: str) -> str:
     return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other operations")
 
 
-def shares(name: str, precision: str, steps: int) -> dict[str, float]:
+def shares(name: str, precision: str, threads: int, steps: int) -> dict[str, float]:
     """Shares of a job's wall time, the largest first."""
-    step = training(JOBS[name], precision, 1)
+    step = training(JOBS[name], precision, threads)
     for _ in range(5):
         step()
     started = time.perf_counter()
@@ -61,7 +61,7 @@ def shares(name: str, precision: str, steps: int) -> dict[str, float]:
     found[BETWEEN] = max(0.0, bare_s - sum(count for kind, count in found.items() if kind != BETWEEN))
     total = sum(found.values())
     print(
-        f"job {name}, {precision}: {1e3 * bare_s / steps:.0f} ms a step ({1e3 * profiled_s / steps:.0f} under the profiler)"
+        f"job {name}, {precision}, {threads} threads: {1e3 * bare_s / steps:.0f} ms a step ({1e3 * profiled_s / steps:.0f} under the profiler)"
     )
     for kind, seconds in found.most_common():
         print(f"  {kind:<24}{100 * seconds / total:5.1f} %")
@@ -73,11 +73,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", nargs="*", default=["a", "b", "e"])
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
     given = parser.parse_intermixed_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
     for name in given.jobs:
-        keep(f"where a step's time goes, {name}, {given.precision}", shares(name, given.precision, given.steps))
+        where = f"where a step's time goes, {name}, {given.precision}" + (f", {given.threads} threads" if given.threads > 1 else "")
+        keep(where, shares(name, given.precision, given.threads, given.steps))
 
 
 if __name__ == "__main__":
