@@ -78,7 +78,9 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     torch.set_num_threads(given.threads)
     for name in given.jobs:
-        where = f"where a step's time goes, {name}, {given.precision}" + (f", {given.threads} threads" if given.threads > 1 else "")
+        where = f"where a step's time goes, {name}, {given.precision}" + (
+            f", {given.threads} threads" if given.threads > 1 else ""
+        )
         keep(where, shares(name, given.precision, given.threads, given.steps))
 
 
