@@ -60,9 +60,8 @@ def shares(name: str, precision: str, threads: int, steps: int) -> dict[str, flo
     # What the profiler itself costs lies between the operations.
     found[BETWEEN] = max(0.0, bare_s - sum(count for kind, count in found.items() if kind != BETWEEN))
     total = sum(found.values())
-    print(
-        f"job {name}, {precision}, {threads} threads: {1e3 * bare_s / steps:.0f} ms a step ({1e3 * profiled_s / steps:.0f} under the profiler)"
-    )
+    step_ms, profiled_ms = 1e3 * bare_s / steps, 1e3 * profiled_s / steps
+    print(f"job {name}, {precision}, {threads} threads: {step_ms:.0f} ms a step ({profiled_ms:.0f} under the profiler)")
     for kind, seconds in found.most_common():
         print(f"  {kind:<24}{100 * seconds / total:5.1f} %")
     return {kind: round(seconds / total, 3) for kind, seconds in found.most_common()}
@@ -78,9 +77,8 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     torch.set_num_threads(given.threads)
     for name in given.jobs:
-        where = f"where a step's time goes, {name}, {given.precision}" + (
-            f", {given.threads} threads" if given.threads > 1 else ""
-        )
+        threads = f", {given.threads} threads" if given.threads > 1 else ""
+        where = f"where a step's time goes, {name}, {given.precision}{threads}"
         keep(where, shares(name, given.precision, given.threads, given.steps))
 
 
