@@ -12,6 +12,7 @@ import torch
 import rnnlm
 from rnnlm import api
 from rnnlm.errors import ConfigError, DataError, UsageError
+from rnnlm.training import arithmetic
 
 SECONDS = 20 / 60
 SMALL = ["model.hidden_size=32", "model.embedding_size=32", "train.max_steps=60"]
@@ -43,6 +44,20 @@ def test_text_is_learned() -> None:
     made = generator(["the "] * 5, min_length=3, max_length=30)
     words = {word.strip(".") for text in made for word in text.split()}
     assert words & {*NOUNS, *VERBS}
+
+
+def test_products_of_the_process_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = torch.get_float32_matmul_precision()
+    chosen: list[str] = []
+
+    def choose() -> None:
+        torch.set_float32_matmul_precision("medium")
+        chosen.append("medium")
+
+    monkeypatch.setattr(arithmetic, "choose_fp32_products", choose)
+    rnnlm.fit(lines(60), minutes=1, overrides=["train.max_steps=4", *SMALL[:2]])
+    assert chosen
+    assert torch.get_float32_matmul_precision() == usual
 
 
 def test_pairs_are_learned_and_the_package_comes_back(tmp_path: Path) -> None:
