@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from jobs import PairJob, TextJob
-from ours import language_model_config, pair_config, random_rows, random_text
+from ours import language_model_config, pair_config, random_rows, training_data
 from torch import Tensor, nn
 
 from rnnlm import experiment as experiments
@@ -36,7 +36,7 @@ from rnnlm.models.seq2seq import Seq2Seq
 from rnnlm.optim.config import OptimConfig
 from rnnlm.text.tokenizer import Tokenizer
 from rnnlm.training.build import build_run, seeded_model, start_at_frequencies
-from rnnlm.training.config import ComputeConfig, TrainConfig
+from rnnlm.training.config import ComputeConfig
 from rnnlm.training.loop import training_steps
 from rnnlm.training.state import export_weights
 from rnnlm.training.tracking import MetricStride
@@ -185,16 +185,11 @@ def bare_training(session: Session, model: nn.Module, *inputs: Tensor, vocab_siz
 
 def our_training(session: Session, job: TextJob | PairJob, **changes: Any) -> Step:
     """An update a call of the code that `train` runs."""
-    if isinstance(job, TextJob):
-        config, data = language_model_config(job), random_text(job)
-        train = TrainConfig(lanes=job.B, bptt_length=job.T, max_steps=1_000_000)
-    else:
-        config = pair_config(job).model_copy(update=changes)
-        rows = random_rows(job, 40 * job.B, job.T - 1)
-        data = {"source": Ragged.from_rows(rows), "target": Ragged.from_rows(rows)}
-        train = TrainConfig(batch_tokens=job.B * job.T, max_steps=1_000_000)
+    config = language_model_config(job) if isinstance(job, TextJob) else pair_config(job)
+    model = seeded_model(config.model_copy(update=changes), job.V, 0)
+    data, train = training_data(job)
     run = build_run(
-        seeded_model(config, job.V, 0), train_tokens=data, valid_tokens=None, train=train, optim=OptimConfig(lr=1e-3),
+        model, train_tokens=data, valid_tokens=None, train=train, optim=OptimConfig(lr=1e-3),
         compute=ComputeConfig(precision="bf16"), seed=0, device=session.device,
     )  # fmt: skip
     steps = training_steps(run)

@@ -58,15 +58,18 @@ def random_rows(job: PairJob, count: int, length: int) -> list[np.ndarray]:
     return list(tokens)
 
 
+def training_data(job: TextJob | PairJob) -> tuple[dict[str, Ragged], TrainConfig]:
+    """Random tokens, and how they are cut into batches of the job's shape."""
+    if isinstance(job, TextJob):
+        return random_text(job), TrainConfig(lanes=job.B, bptt_length=job.T, max_steps=1_000_000)
+    # `<eos>` makes S and T.
+    source, target = (Ragged.from_rows(random_rows(job, 40 * job.B, length - 1)) for length in (job.S, job.T))
+    return {"source": source, "target": target}, TrainConfig(batch_tokens=job.B * (job.S + job.T), max_steps=1_000_000)
+
+
 def training(job: TextJob | PairJob, precision: str, threads: int) -> Callable[[], int]:
     """One update a call, with the optimizer that the peers use."""
-    if isinstance(job, TextJob):
-        data = random_text(job)
-        train = TrainConfig(lanes=job.B, bptt_length=job.T, max_steps=1_000_000)
-    else:
-        rows = random_rows(job, 40 * job.B, job.T - 1)  # `<eos>` makes T
-        data = {"source": Ragged.from_rows(rows), "target": Ragged.from_rows(rows)}
-        train = TrainConfig(batch_tokens=job.B * job.T, max_steps=1_000_000)
+    data, train = training_data(job)
     run = build_run(
         seeded_model(_config(job), job.V, 0),
         train_tokens=data,

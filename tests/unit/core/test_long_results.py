@@ -1,4 +1,5 @@
-"""`make long` and `make results`: the commands they give, what they note, and the table that comes out."""
+"""What benchmarks do is what they say; `make long` and `make results`: their commands, what they note, and the table that comes
+out."""
 
 import importlib.util
 import json
@@ -26,7 +27,17 @@ def script(name: str) -> ModuleType:
     return module
 
 
-long, memory, results = script("long"), script("stream_memory"), script("results")
+long, memory, ours, results = script("long"), script("stream_memory"), script("ours"), script("results")
+
+
+@pytest.mark.parametrize(
+    "job",
+    [ours.TextJob("text", 8, 8, 1, 50, 4, 6, 0.0), ours.PairJob("pairs", 8, 8, 50, 16, 5, 7, 0.0, 1, 1)],
+    ids=lambda job: job.what,
+)
+def test_a_step_of_a_benchmark_has_as_many_tokens_as_its_job_says(job: Any) -> None:
+    step = ours.training(job, "fp32", 1)
+    assert [step() for _ in range(3)] == [job.B * job.T] * 3
 
 
 @pytest.mark.parametrize("name", sorted(long.COMPARISONS))
