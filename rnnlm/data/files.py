@@ -1,7 +1,8 @@
 """Input files: which ones a pattern names, what format they have, and whether they can be read at all.
 
-Everything here is answered from the first megabyte of a file (its digest and, for aligned files, its number of lines
-apart), so that a mistake shows before any work is done. A single bad row is no problem here; `rows` puts it aside.
+Everything here is answered from the first megabyte of a file, so that a mistake shows before any work is done. Apart are its
+digest, its number of lines where it is aligned, and JSON objects in longer lines. A single bad row is no problem here; `rows`
+puts it aside.
 """
 
 import csv
@@ -13,6 +14,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Literal, cast
 
@@ -51,6 +54,7 @@ _FOREIGN = {
 }
 BOM = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 1 << 20
+_LINE_BYTES = 1 << 26
 
 
 @dataclass
@@ -82,7 +86,7 @@ class InputFile:
         label: its name in row ids, rejects and reports; the same wherever its folder lies.
         columns: names of the columns; empty for plain text.
         digest: SHA-256 of the file as it lies there.
-        text_bytes: bytes after decompression, an estimate for files of 4 GB and more.
+        text_bytes: bytes after decompression, an estimate for gzipped files of 4 GB and more; of Parquet those of its columns.
     """
 
     path: Path
@@ -109,7 +113,8 @@ def expand(patterns: str | Sequence[str], base: Path, key: str, problems: Proble
     """
     found: dict[Path, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        path = base / Path(pattern).expanduser()
+        named = Path(pattern).expanduser()
+        path = base / named
         if path.is_file():
             found[path] = None
         elif path.is_dir():
@@ -117,7 +122,8 @@ def expand(patterns: str | Sequence[str], base: Path, key: str, problems: Proble
                 f"{key}: {path} is a folder; name files or a glob, such as {pattern.rstrip('/')}/*.txt"
             )
         elif glob.has_magic(pattern):
-            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 (an absolute pattern)
+            absolute = str(Path(glob.escape(str(base))) / named)
+            matches = sorted(Path(match) for match in glob.glob(absolute, recursive=True))  # noqa: PTH207 (an absolute pattern)
             files = [match for match in matches if match.is_file()]
             found.update(dict.fromkeys(files))
             if not files:
@@ -160,11 +166,11 @@ def _looked_at(path: Path, label: str, as_text: bool) -> InputFile:
         sample = stream.read(SAMPLE_BYTES)
     form = _format(path, sample, as_text)
     if form == "parquet":
-        columns = _parquet_columns(path, gzipped, sample)
+        columns, size = _parquet_columns(path, gzipped, sample)
     else:
         check_text(sample, whole=len(sample) < SAMPLE_BYTES)
-        columns = _columns(form, sample)
-    size = _decompressed_bytes(path) if gzipped else path.stat().st_size
+        columns = _columns(path, gzipped, form, sample)
+        size = _decompressed_bytes(path) if gzipped else path.stat().st_size
     return InputFile(path, label, form, gzipped, columns, sha256_file(path), size)
 
 
@@ -212,13 +218,13 @@ def _is_text(line: bytes, *, cut: bool) -> bool:
     return b"\0" not in line
 
 
-def _columns(form: Format, sample: bytes) -> tuple[str, ...]:
-    lines = sample.removeprefix(BOM).split(b"\n")
+def _columns(path: Path, gzipped: bool, form: Format, sample: bytes) -> tuple[str, ...]:
     if form == "text":
         return ()
     if form == "jsonl":
-        return _json_keys(lines[:SAMPLE_ROWS])
-    return header(lines[0], form)
+        with _open(path, gzipped) as stream:
+            return _json_keys(stream)
+    return header(sample.removeprefix(BOM).split(b"\n", 1)[0], form)
 
 
 def header(line: bytes, form: Format) -> tuple[str, ...]:
@@ -234,21 +240,31 @@ def header(line: bytes, form: Format) -> tuple[str, ...]:
         raise DataError(f"the first line is no header of column names ({error})") from None
 
 
-def _json_keys(lines: list[bytes]) -> tuple[str, ...]:
-    first = next((line.strip() for line in lines if line.strip()), b"")
-    if first.startswith(b"["):
-        raise UsageError("is one JSON array; write one object a line (JSON Lines)")
+def _json_keys(stream: IO[bytes]) -> tuple[str, ...]:
+    """Keys of the first object and of those in the megabyte behind it. A line of more than `_LINE_BYTES` is passed over."""
     keys: dict[str, None] = {}
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            keys.update(dict.fromkeys(flat_names(value)))
+    begun, left = False, SAMPLE_BYTES
+    for line in islice(iter(partial(stream.readline, _LINE_BYTES), b""), SAMPLE_ROWS):
+        text = line.removeprefix(BOM).strip()
+        if text.startswith(b"[") and not begun:
+            raise UsageError("is one JSON array; write one object a line (JSON Lines)")
+        begun = begun or bool(text)
+        left -= len(line) if keys else 0
+        if left < 0:
+            break
+        keys.update(dict.fromkeys(_keys_of(text)))
     if not keys:
         raise DataError("has no JSON object in its first lines; one object a line is expected (JSON Lines)")
     return tuple(keys)
+
+
+def _keys_of(line: bytes) -> Iterator[str]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(value, dict):
+        yield from flat_names(value)
 
 
 def flat_names(value: dict[str, object], prefix: str = "") -> Iterator[str]:
@@ -259,18 +275,20 @@ def flat_names(value: dict[str, object], prefix: str = "") -> Iterator[str]:
             yield from flat_names(inner, f"{prefix}{key}.")
 
 
-def _parquet_columns(path: Path, gzipped: bool, sample: bytes) -> tuple[str, ...]:
+def _parquet_columns(path: Path, gzipped: bool, sample: bytes) -> tuple[tuple[str, ...], int]:
+    """Names of the columns, and their bytes before compression."""
     if not sample:
         raise DataError("is empty")
     try:
         with open_parquet(path, gzipped) as file:
-            rows = file.metadata.num_rows
+            footer = file.metadata
+            size = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
             names = tuple(name for column in file.schema_arrow for name in _arrow_names(column, ""))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"is not a Parquet file ({str(error).splitlines()[0]})") from None
-    if rows == 0:
+    if footer.num_rows == 0:
         raise DataError("has no rows")
-    return names
+    return names, size
 
 
 def _arrow_names(column: pa.Field, prefix: str) -> Iterator[str]:

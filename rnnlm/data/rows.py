@@ -14,7 +14,7 @@ import csv
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -134,7 +134,7 @@ def read_table(file: InputFile, roles: Mapping[str, str], max_row_bytes: int) ->
         case "csv":
             raw = _csv_rows(file, roles, max_row_bytes)
         case "parquet":
-            raw = rows_of_records(_parquet_records(file, roles), roles)
+            raw = _parquet_rows(file, roles)
         case "text":
             raise AssertionError("plain text has lines, not rows")
     return (checked(row, max_row_bytes) for row in raw)
@@ -142,11 +142,14 @@ def read_table(file: InputFile, roles: Mapping[str, str], max_row_bytes: int) ->
 
 def rows_of_records(records: Iterable[Mapping[str, Any]], roles: Mapping[str, str]) -> Iterator[Row | BadRow]:
     """Rows of objects that are already parsed, numbered from 1."""
-    for number, record in enumerate(records, start=1):
-        try:
-            yield Row(number, extract(record, roles))
-        except RoleError as error:
-            yield BadRow(number, error.reason, excerpt(f"{error}: {dict(record)}"))
+    return (_record_row(number, record, roles) for number, record in enumerate(records, start=1))
+
+
+def _record_row(number: int, record: Mapping[str, Any], roles: Mapping[str, str]) -> Row | BadRow:
+    try:
+        return Row(number, extract(record, roles))
+    except RoleError as error:
+        return BadRow(number, error.reason, excerpt(f"{error}: {dict(record)}"))
 
 
 def extract(record: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, str]:
@@ -241,16 +244,17 @@ def _fields_row(
 
 
 def _csv_rows(file: InputFile, roles: Mapping[str, str], max_row_bytes: int) -> Iterator[Row | BadRow]:
-    """CSV records. Lines are joined while a quote is open.
+    """CSV records. A quote opens at the start of a field only; the lines that follow belong to the record until it closes.
 
-    A quote that never closes (within the limit, or to the end of the file) spoils its own line only: reading goes on
-    at the next line. A record that does close and is malformed is put aside as a whole.
+    Where it never closes (within the limit, or to the end of the file), or not as it should, it spoils its own line only:
+    reading goes on at the next one.
     """
     limit = _raw_limit(max_row_bytes)
     csv.field_size_limit(max(csv.field_size_limit(), 2 * limit))
     lines = _Lines(read_lines(file, limit))
     first = lines.next()
     columns = header(first.content, "csv") if first else ()
+    failed = 0  # a quote that is still open at the end of a line before this one does not close
     while (line := lines.next()) is not None:
         if not line.content and len(columns) > 1:
             continue
@@ -258,13 +262,19 @@ def _csv_rows(file: InputFile, roles: Mapping[str, str], max_row_bytes: int) -> 
         if isinstance(text, BadRow):
             yield text
             continue
-        record = _complete(text, lines, limit)
-        if record is None:
-            yield BadRow(line.number, BAD_CSV, excerpt(f"a quote that never closes: {text}"))
-        elif isinstance(record, BadRow):
-            yield BadRow(line.number, record.reason, record.excerpt)
+        record = _Record(text, lines, limit if line.number >= failed else 0)
+        try:
+            fields = next(csv.reader(record if '"' in text else [text], strict=True), [])
+        except csv.Error as error:
+            failed = max(failed, line.number + record.ahead)
+            reason = "a quote that never closes" if record.is_open else error
+            yield BadRow(line.number, BAD_CSV, excerpt(f"{reason}: {text}"))
+            continue
+        lines.drop(record.ahead)
+        if record.bad is not None:
+            yield BadRow(line.number, record.bad.reason, record.bad.excerpt)
         else:
-            yield _csv_row(line.number, record, columns, roles)
+            yield _fields_row(line.number, fields or [""], columns, roles, text)
 
 
 class _Lines:
@@ -293,42 +303,69 @@ class _Lines:
             self._ahead.popleft()
 
 
-def _complete(text: str, lines: _Lines, limit: int) -> str | BadRow | None:
-    """The whole record that begins with a line: more lines while a quote is open. None where it never closes."""
-    if text.count('"') % 2 == 0:
-        return text
-    parts, size, bad = [text], len(text), None
-    while size <= limit and (line := lines.peek(len(parts) - 1)) is not None:
-        more = decode(line)
-        if isinstance(more, BadRow):
-            bad = bad or more
-            more = line.content.decode(errors="replace")
-        parts.append(more)
-        size += len(more)
-        if more.count('"') % 2 == 1:
-            lines.drop(len(parts) - 1)
-            return bad if bad is not None else "\n".join(parts)
-    return None
+class _Record:
+    """The lines of a CSV record as `csv.reader` asks for them, which it does while a quote is open.
+
+    Args:
+        text: the first line.
+        lines: those behind it, which are looked at only.
+        limit: with more characters than that, no line follows.
+    """
+
+    def __init__(self, text: str, lines: _Lines, limit: int) -> None:
+        self._text, self._lines, self._limit = text, lines, limit
+        self.is_open = False
+        """Whether a quote was open at the end of the first line."""
+        self.ahead = 0
+        """Lines behind the first."""
+        self.bad: BadRow | None = None
+        """The first of them that cannot be read."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield self._text
+        self.is_open = True
+        size = len(self._text)
+        while size <= self._limit and (line := self._lines.peek(self.ahead)) is not None:
+            self.ahead += 1
+            text = decode(line)
+            if isinstance(text, BadRow):
+                self.bad = self.bad or text
+                text = line.content.decode(errors="replace")
+            size += len(text) + 1
+            yield f"\n{text}"
 
 
-def _csv_row(number: int, record: str, columns: tuple[str, ...], roles: Mapping[str, str]) -> Row | BadRow:
-    try:
-        fields = next(csv.reader([record], strict=True), [""])
-    except csv.Error as error:
-        return BadRow(number, BAD_CSV, excerpt(f"{error}: {record}"))
-    return _fields_row(number, fields or [""], columns, roles, record)
+def _parquet_rows(file: InputFile, roles: Mapping[str, str]) -> Iterator[Row | BadRow]:
+    for number, record in enumerate(_parquet_records(file, roles), start=1):
+        if isinstance(record, bytes):
+            yield BadRow(number, BAD_BYTES, excerpt(record))
+        else:
+            yield _record_row(number, record, roles)
 
 
-def _parquet_records(file: InputFile, roles: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _parquet_records(file: InputFile, roles: Mapping[str, str]) -> Iterator[dict[str, Any] | bytes]:
+    """Records of the columns that are wanted; of one with a string that is not UTF-8, that string."""
     try:
         with open_parquet(file.path, file.gzipped) as table:
             existing = set(table.schema_arrow.names)
             names = {name if name in existing else name.split(".")[0] for name in roles.values()}
             for batch in table.iter_batches(batch_size=1_024, columns=sorted(names)):
-                yield from batch.to_pylist()
+                try:
+                    records = batch.to_pylist()
+                except UnicodeDecodeError:
+                    records = [_record(batch.slice(index, 1)) for index in range(batch.num_rows)]
+                yield from records
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{file.path.name} is a damaged Parquet file ({reason})") from None
+
+
+def _record(row: pa.RecordBatch) -> dict[str, Any] | bytes:
+    try:
+        (record,) = row.to_pylist()
+    except UnicodeDecodeError as error:
+        return error.object
+    return cast(dict[str, Any], record)
 
 
 def _raw_limit(max_row_bytes: int) -> int:

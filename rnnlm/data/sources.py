@@ -17,6 +17,8 @@ from rnnlm.storage import sha256_file
 
 SPLITS = ("train", "valid", "test")
 _TEXT_DEMOS = ("python_docs",)
+_DEMO_BYTES = {"translation": 3_058_642, "summarization": 6_752_269}
+"""Bytes of the texts of demo corpora that take seconds to make."""
 
 
 class Records(Protocol):
@@ -180,7 +182,13 @@ def _demo_sources(name: str, is_text: bool, demo_rows: DemoRows) -> Sources:
     splits: dict[str, Origin] = {
         split: RecordsOrigin(f"{name}/{split}", _DemoSplit(demo_rows, name, split), roles, is_text) for split in SPLITS
     }
-    return Sources(splits, {f"demo/{name}": _code_digest(demo_rows)}, 0, is_text)
+    return Sources(splits, {f"demo/{name}": _code_digest(demo_rows)}, _demo_bytes(name, demo_rows), is_text)
+
+
+def _demo_bytes(name: str, demo_rows: DemoRows) -> int:
+    if name in _DEMO_BYTES:
+        return _DEMO_BYTES[name]
+    return sum(len(row["text"].encode()) for split in SPLITS for row in demo_rows(name, split))
 
 
 @dataclass(frozen=True)
@@ -234,17 +242,18 @@ def _file_sources(data: DataConfig, is_text: bool, base: Path, problems: Problem
     return Sources(splits, digests, total, is_text)
 
 
-def _inspect_all(paths: Sequence[Path], key: str, problems: Problems, *, as_text: bool) -> list[InputFile]:
-    looked = (
-        look_at(path, label, key, problems, as_text=as_text) for path, label in zip(paths, labels(paths), strict=True)
-    )
+def _inspect_all(
+    paths: Sequence[Path], names: Sequence[str], key: str, problems: Problems, *, as_text: bool
+) -> list[InputFile]:
+    looked = (look_at(path, name, key, problems, as_text=as_text) for path, name in zip(paths, names, strict=True))
     return [file for file in looked if file is not None]
 
 
 def _tables(
     given: str | tuple[str, ...], base: Path, key: str, problems: Problems, data: DataConfig, is_text: bool
 ) -> list[InputFile]:
-    files = _inspect_all(expand(given, base, key, problems), key, problems, as_text=False)
+    paths = expand(given, base, key, problems)
+    files = _inspect_all(paths, labels(paths), key, problems, as_text=False)
     roles = roles_of(data.columns, is_text=is_text)
     for file in files:
         if file.format != "text":
@@ -281,13 +290,12 @@ def _aligned(
         problems.usage.append(f"{key}: source and target files are pairs, which this task does not learn from")
         return []
     before = len(problems.usage) + len(problems.data)
-    sides = []
-    for side in ("source", "target"):
-        paths = expand(getattr(given, side), base, f"{key}.{side}", problems)
-        sides.append(_inspect_all(paths, f"{key}.{side}", problems, as_text=True))
+    paths = [expand(getattr(given, side), base, f"{key}.{side}", problems) for side in ("source", "target")]
+    names, count = labels([*paths[0], *paths[1]]), len(paths[0])
+    sources = _inspect_all(paths[0], names[:count], f"{key}.source", problems, as_text=True)
+    targets = _inspect_all(paths[1], names[count:], f"{key}.target", problems, as_text=True)
     if len(problems.usage) + len(problems.data) > before:
         return []
-    sources, targets = sides
     if len(sources) != len(targets):
         problems.usage.append(f"{key}: {len(sources)} source files but {len(targets)} target files")
         return []

@@ -61,7 +61,7 @@ class UnitSpool:
         return repeated.total
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The units in the order in which they were added. May be read more than once, after `close`."""
+        """The units in the order in which they were added, no batch empty. May be read more than once, after `close`."""
         start = 0
         # Not memory-mapped: mapped pages would count as memory of this process.
         with pa.OSFile(str(self._path)) as file:
@@ -70,7 +70,9 @@ class UnitSpool:
                 batch = reader.get_batch(number)
                 dropped = None if self._dropped is None else self._dropped.part(start, batch.num_rows)
                 start += batch.num_rows
-                yield batch if dropped is None or not dropped.any() else batch.filter(pa.array(~dropped))
+                kept = batch if dropped is None or not dropped.any() else batch.filter(pa.array(~dropped))
+                if kept.num_rows:
+                    yield kept
 
     def _write(self) -> None:
         if not self._held:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -99,6 +100,38 @@ def test_a_line_of_five_megabytes(desk: Path, command: Command) -> None:
     assert len(json.dumps(row)) < 1_000
 
 
+def test_a_first_line_of_five_megabytes_in_json_lines(desk: Path, command: Command) -> None:
+    rows = [{"source": "x" * 5_000_000, "target": "y"}, *({"source": f"a {n}", "target": "b"} for n in range(100))]
+    (desk / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = command("ingest", "pairs.toml", "data.train=pairs.jsonl")
+    assert (said.code, said.result["error"]) == (0, None)
+    assert [(row["row"], row["reason"]) for row in rejects(desk)] == [(1, "over_long")]
+    said = command("ingest", "pairs.toml", "data.train=pairs.jsonl", "data.max_row_bytes=6000000")
+    assert (said.code, said.result["error"]) == (0, None)
+    assert "101 rows, 101 units, 101 kept" in said.text
+
+
+def test_quotes_in_csv(desk: Path, command: Command) -> None:
+    lines = [f"a {n},b {n}" for n in range(200)]
+    lines[8], lines[50], lines[150] = '3.5" disk,x', '"open,x', 'c,"d" e'
+    (desk / "pairs.csv").write_text("\n".join(["source,target", *lines]) + "\n")
+    said = command("ingest", "pairs.toml", "data.train=pairs.csv")
+    assert (said.code, said.result["error"]) == (0, None)
+    assert "200 rows, 198 units, 198 kept, 2 put aside (bad_csv 2)" in said.text
+    assert [(row["row"], row["reason"]) for row in rejects(desk)] == [(52, "bad_csv"), (152, "bad_csv")]
+
+
+def test_bad_bytes_in_parquet(desk: Path, command: Command) -> None:
+    texts = pa.array([b"\xff" if n == 50 else b"a %d" % n for n in range(200)], pa.binary()).cast(
+        pa.string(), safe=False
+    )
+    pq.write_table(pa.table({"source": texts, "target": ["b"] * 200}), desk / "pairs.parquet")
+    said = command("ingest", "pairs.toml", "data.train=pairs.parquet")
+    assert (said.code, said.result["error"]) == (0, None)
+    (row,) = rejects(desk)
+    assert (row["file"], row["row"], row["reason"], row["excerpt"]) == ("pairs.parquet", 51, "bad_bytes", "\\xff")
+
+
 def test_mixed_types(desk: Path, command: Command) -> None:
     rows: list[Any] = [{"source": f"a {n}", "target": f"b {n}"} for n in range(100)]
     rows[10] = {"source": 5, "target": "b"}
@@ -134,6 +167,7 @@ def test_a_value_out_of_range(desk: Path, command: Command) -> None:
 def test_a_tracking_server_that_is_down(desk: Path, command: Command) -> None:
     said = command("run_all", "small.toml", "--tracking-uri", "http://127.0.0.1:1")
     refused(said, 1, "tracking server http://127.0.0.1:1: does not answer (Connection refused)")
+    assert not (desk / "store" / "experiments").exists()
     assert said.result["seconds"] < 60
 
 

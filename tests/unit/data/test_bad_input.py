@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rnnlm.data.config import DataConfig
 from rnnlm.data.corpus import REJECTS, read_rows
 from rnnlm.data.ingest import IngestReport
+from rnnlm.data.rows import decode
 from rnnlm.data.sources import check_sources
 from rnnlm.data.units import Reject, RowCounts, Unit
 from rnnlm.errors import DataError
@@ -105,6 +108,43 @@ def test_a_record_over_lines_with_a_bad_line_inside_is_put_aside_whole(tmp_path:
     assert (texts, rejects) == (["h"], [(2, "bad_bytes"), (4, "wrong_number_of_fields")])
 
 
+def test_a_quote_inside_a_field_is_a_character(tmp_path: Path) -> None:
+    lines = [f"s{number},t{number}" for number in range(1_000)]
+    lines[8] = '3.5" disk,x'
+    lines[898] = 'a,5"'
+    lines[900] = ' "a,"two, and'
+    lines[901] = 'more"'
+    content = "\n".join(["source,target", *lines]).encode()
+    texts, rejects = read(tmp_path, "a.csv", content, is_text=False)
+    assert (len(texts), rejects) == (999, [])
+    assert (texts[8], texts[898:902]) == ('3.5" disk', ["a", "s899", ' "a', "s902"])
+
+
+def test_a_record_that_is_malformed_in_a_later_line_spoils_only_its_first(tmp_path: Path) -> None:
+    lines = [f"s{number},t{number}" for number in range(1_000)]
+    lines[8], lines[898] = '"open,x', 'a,"b" c'
+    content = "\n".join(["source,target", *lines, '"e\n","f\n"']).encode()
+    texts, rejects = read(tmp_path, "a.csv", content, is_text=False)
+    assert (len(texts), texts[-1]) == (999, "e\n")
+    assert rejects == [(10, "bad_csv"), (900, "bad_csv")]
+
+
+def test_a_record_has_a_limit(tmp_path: Path) -> None:
+    fine, long = "x" * 70_000, "x\n" * 40_000
+    content = f'source,target\n"{fine}\n",a\n"{long}",b\nlast,c\n'.encode()
+    texts, rejects = read(tmp_path, "a.csv", content, is_text=False, max_row_bytes=1_000)
+    assert texts == ["last"]
+    assert (rejects[:2], len(rejects), rejects[-1]) == ([(2, "over_long"), (4, "bad_csv")], 40_002, (40_004, "bad_csv"))
+
+
+def test_quotes_that_never_close_take_time_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr("rnnlm.data.rows.decode", lambda line: decoded.append(line.number) or decode(line))
+    texts, rejects = read(tmp_path, "a.csv", b"source,target\n" + b'x","y\n' * 2_000 + b"last,z\n", is_text=False)
+    assert (texts, len(rejects)) == (["last"], 2_000)
+    assert len(decoded) < 3 * 2_000
+
+
 def test_bad_rows_of_tab_separated_files(tmp_path: Path) -> None:
     content = b'source\ttarget\na\tb\n"c\td\ne\n\nf\tg\th\ni\t\xe4\nj\tk\r\n'
     texts, rejects = read(tmp_path, "a.tsv", content, is_text=False)
@@ -116,6 +156,19 @@ def test_bad_rows_of_tab_separated_files(tmp_path: Path) -> None:
 def test_an_empty_line_of_a_file_with_one_column_is_an_empty_row(tmp_path: Path, name: str) -> None:
     texts, rejects = read(tmp_path, name, b"text\na\n\nb\n")
     assert (texts, rejects) == (["a", "", "b"], [])
+
+
+def test_bad_bytes_in_one_cell_of_a_parquet_file(tmp_path: Path) -> None:
+    texts = pa.array([b"good", b"caf\xe9", None, b"fine"] + [b"more"] * 2_000, pa.binary()).cast(
+        pa.string(), safe=False
+    )
+    pairs = pa.StructArray.from_arrays([texts, texts.dictionary_encode()], ["de", "en"])
+    pq.write_table(pa.table({"text": texts, "pair": pairs}), tmp_path / "made.parquet")
+    content = (tmp_path / "made.parquet").read_bytes()
+    for columns in ({"text": "text"}, {"text": "pair.de"}, {"text": "pair.en"}):
+        found, rejects = read(tmp_path, "a.parquet", content, columns=columns)
+        assert found == ["good", "fine"] + ["more"] * 2_000
+        assert rejects == [(2, "bad_bytes"), (3, "wrong_type")]
 
 
 def test_bad_lines_of_aligned_files_spoil_the_pair(tmp_path: Path, run_ingest: Run, corpus: Store) -> None:
@@ -133,9 +186,19 @@ def test_bad_lines_of_aligned_files_spoil_the_pair(tmp_path: Path, run_ingest: R
     ]
 
 
-def rejects_of(corpus: Store) -> list[tuple[Any, ...]]:
-    import pyarrow.parquet as pq
+def test_rejects_of_aligned_files_say_which_of_two_with_one_name(
+    tmp_path: Path, run_ingest: Run, corpus: Store
+) -> None:
+    for side in ("de", "en"):
+        (tmp_path / side).mkdir()
+    (tmp_path / "de/train.txt").write_bytes(b"eins\nzwei \xff\ndrei\n")
+    (tmp_path / "en/train.txt").write_bytes(b"one\ntwo\nthree \xff\n")
+    run_ingest(is_text=False, train={"source": "de/train.txt", "target": "en/train.txt"}, max_reject_share=1)
+    assert [reject[1:3] for reject in rejects_of(corpus)] == [("de/train.txt", 2), ("en/train.txt", 3)]
+    assert [row["id"] for row in read_rows(corpus, "train")] == ["de/train.txt:1"]
 
+
+def rejects_of(corpus: Store) -> list[tuple[Any, ...]]:
     rows = pq.read_table(corpus.path(REJECTS)).to_pylist()
     return [tuple(row[name] for name in ("split", "file", "row", "reason", "excerpt")) for row in rows]
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from rnnlm.data import corpus as corpus_module
+from rnnlm.data import spool as spool_module
 from rnnlm.data.config import DataConfig
 from rnnlm.data.corpus import MANIFEST, read_manifest, read_rows, read_split, read_texts, split_files
 from rnnlm.data.ingest import IngestReport, ingest
-from rnnlm.data.sources import Sources, check_sources
+from rnnlm.data.sources import SPLITS, Sources, check_sources
+from rnnlm.demo import corpora
 from rnnlm.errors import DataError, RnnlmError, UsageError
 from rnnlm.storage import Store, sha256_file
 
@@ -74,6 +76,16 @@ def test_the_same_input_gives_the_same_files(tmp_path: Path) -> None:
         ingest(check_sources(data, is_text=True, base=tmp_path), data, seed=3, store=store)
         found.append({file: store.read_bytes(file) for file in store.files()})
     assert found[0] == found[1]
+
+
+def test_one_document_is_left_of_copies_in_several_batches(
+    tmp_path: Path, run_ingest: Run, corpus: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "_BATCH_ROWS", 2)
+    (tmp_path / "a.txt").write_text("a\nb\nc\nd\n\n" * 5)
+    report = run_ingest(train="a.txt", valid_share=0.25)
+    assert report.read["train"].duplicates_dropped == 4
+    assert [list(read_texts(corpus, split, "text")) for split in ("train", "valid")] == [["a\nb\n"], ["c\nd"]]
 
 
 def test_what_a_killed_ingest_left_is_deleted(tmp_path: Path, run_ingest: Run, corpus: Store) -> None:
@@ -160,6 +172,16 @@ def test_a_demo_corpus_comes_with_ids_and_tags(corpus: Store, tmp_path: Path) ->
     data = DataConfig.parse({"demo": "python_docs"})
     with pytest.raises(UsageError, match="'python_docs' has no source/target pairs"):
         check_sources(data, is_text=False, base=tmp_path, demo_rows=demo_rows)
+
+
+@pytest.mark.parametrize("name", ["python_docs", "translation", "summarization"])
+def test_the_size_of_a_demo_corpus_is_that_of_its_texts(name: Any, tmp_path: Path) -> None:
+    is_text = name == "python_docs"
+    data = DataConfig.parse({"demo": name})
+    sources = check_sources(data, is_text=is_text, base=tmp_path, demo_rows=corpora.rows)
+    columns = ("text",) if is_text else ("source", "target")
+    rows = [row for split in SPLITS for row in corpora.rows(name, split)]
+    assert sources.num_bytes == sum(len(row[column].encode()) for row in rows for column in columns)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,14 @@ def test_a_name_with_brackets_is_a_file_where_it_exists(tmp_path: Path) -> None:
     assert expand("a[1].txt", tmp_path, "data.train", Problems()) == [path]
 
 
+def test_brackets_of_the_folder_are_no_glob(tmp_path: Path) -> None:
+    base = tmp_path / "run[1]*"
+    path = write(base / "a.txt", b"x\n")
+    write(tmp_path / "run1" / "b.txt", b"x\n")
+    assert expand(["*.txt", "../run[[]*/a.txt"], base, "data.train", Problems()) == [path, base / "../run[1]*/a.txt"]
+    assert expand(f"{tmp_path}/run[1]/*.txt", base, "data.train", Problems()) == [tmp_path / "run1" / "b.txt"]
+
+
 def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     data = DataConfig.parse({"train": ["gone.txt", "*.nothing", "folder"], "test": "lost.txt"})
@@ -95,6 +103,18 @@ def test_parquet(tmp_path: Path, zipped: bool) -> None:
     assert file.columns == ("text", "pair", "pair.de", "pair.en")
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_size_of_parquet_is_that_before_compression(tmp_path: Path, zipped: bool) -> None:
+    texts = [f"{number} " + "word " * 100 for number in range(2_000)]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": texts}), path, compression="zstd", row_group_size=500, use_dictionary=False)
+    assert path.stat().st_size < 200_000
+    if zipped:
+        path = write(tmp_path / "a.parquet.gz", gzip.compress(path.read_bytes()))
+    size = sum(map(len, texts))
+    assert size <= look(path).text_bytes < 1.1 * size
+
+
 def test_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
     assert look(write(tmp_path / "a.csv", b"\xef\xbb\xbftext,id\nx,1\n")).columns == ("text", "id")
 
@@ -139,9 +159,26 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
         look(tmp_path / "a.parquet")
 
 
-def test_a_json_array_is_refused_with_the_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b'[{"text": "x"}]', b'\xef\xbb\xbf\n [\n{"text": "x"}\n]'])
+def test_a_json_array_is_refused_with_the_remedy(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UsageError, match="one object a line"):
-        look(write(tmp_path / "a.json", b'[{"text": "x"}]'))
+        look(write(tmp_path / "a.json", content))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_first_line_of_json_lines_may_be_longer_than_the_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
+) -> None:
+    monkeypatch.setattr("rnnlm.data.files.SAMPLE_BYTES", 100)
+    content = b'{"text": "%s"}\n{"text": "b", "id": 1}\n' % (b"a" * 500)
+    name = "a.jsonl.gz" if zipped else "a.jsonl"
+    path = write(tmp_path / name, gzip.compress(content) if zipped else content)
+    assert look(path).columns == ("text", "id")
+    monkeypatch.setattr("rnnlm.data.files._LINE_BYTES", 300)
+    assert look(path).columns == ("text", "id")
+    write(path, b"x" * 500)
+    with pytest.raises(DataError, match="no JSON object"):
+        look(path)
 
 
 def test_a_few_bad_lines_are_no_reason_to_refuse_a_file(tmp_path: Path) -> None:

@@ -24,6 +24,15 @@ def test_units_come_back_in_order_without_repeated_ones(tmp_path: Path, monkeypa
             assert ids == [f"f:{number}" for number in range(kept)]
 
 
+def test_batches_of_repeated_units_alone_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "_BATCH_ROWS", 2)
+    spool = UnitSpool(tmp_path / "text", is_text=True)
+    for number, content in enumerate("aaaaba"):
+        spool.add(keyed(text(number, content), str))
+    assert spool.close(drop_repeated=True) == 4
+    assert [batch.column("text").to_pylist() for batch in spool.batches()] == [["a"], ["b"]]
+
+
 def test_pairs_are_divided_by_their_keys(tmp_path: Path) -> None:
     spool = UnitSpool(tmp_path / "pairs", is_text=False)
     for number in range(40):
