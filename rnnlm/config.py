@@ -7,9 +7,13 @@ This module needs only the standard library and pydantic, so that a mistake answ
 import difflib
 import hashlib
 import json
+import re
+import shlex
 import tomllib
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
@@ -83,10 +87,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def apply_overrides(schema: type[BaseModel], values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Lay `path=value` strings over a plain tree. A value is read by the declared type of its field.
 
-    `none` unsets an optional field; a TOML array or inline table is read as such where the field admits one.
+    `none` unsets an optional field; a TOML array or inline table is read as such where the field admits one. One whose
+    quotes a shell has taken away is left for `Config.parse` to report with all the others, as is an unknown path.
 
     Raises:
-        ConfigError: an override without `=`. An unknown path is left for `Config.parse` to report with all the others.
+        ConfigError: an override without `=`.
     """
     result = merge(values, {})
     problems = []
@@ -129,8 +134,38 @@ def _read(raw: str, declared: list[Any]) -> Any:
         try:
             return tomllib.loads(f"value = {raw}")["value"]
         except tomllib.TOMLDecodeError:
-            return raw
+            if _is_bracketed(raw) and any(get_origin(member) is tuple for member in declared):
+                return _NoArray(raw)
     return raw
+
+
+@dataclass(frozen=True)
+class _NoArray:
+    """What was meant as a TOML array and is none. No field admits it."""
+
+    raw: str
+
+    def __str__(self) -> str:
+        return self.raw
+
+    def quoted(self, path: str) -> str:
+        """The override with its quotes, as one word of a shell."""
+        items = [item.strip() for item in self.raw[1:-1].split(",")]
+        return shlex.quote(f"{path}=[{', '.join(_as_toml(item) for item in items if item)}]")
+
+
+def _as_toml(item: str) -> str:
+    try:
+        tomllib.loads(f"value = {item}")
+    except tomllib.TOMLDecodeError:
+        return json.dumps(item, ensure_ascii=False)
+    return item
+
+
+def _is_bracketed(raw: str) -> bool:
+    """Whether the first bracket is closed by the last character, unlike that of a glob such as `[0-9]*.[ch]`."""
+    depths = list(accumulate((character == "[") - (character == "]") for character in raw))
+    return depths[-1] == 0 and 0 not in depths[:-1]
 
 
 def _members(annotation: Any) -> list[Any]:
@@ -151,13 +186,15 @@ def _declared(schema: type[BaseModel], keys: list[str]) -> list[Any]:
     """The alternatives declared for the field at a path; empty where the path leads nowhere."""
     members: list[Any] = [schema]
     for key in keys:
-        members = [
-            member
-            for model in _models(members)
-            for member in _members(_field(model, key))
-            if _field(model, key) is not None
-        ]
+        members = _below(members, key)
     return members
+
+
+def _below(members: Iterable[Any], key: str) -> list[Any]:
+    """The alternatives declared for a key of a table; empty where none of the tables in `members` has it."""
+    annotations = [_field(model, key) for model in _models(members)]
+    annotations += [get_args(member)[1] for member in members if get_origin(member) is dict]
+    return [member for annotation in annotations if annotation is not None for member in _members(annotation)]
 
 
 def _field(model: type[BaseModel], key: str) -> Any:
@@ -190,12 +227,12 @@ def _config_path(schema: type[BaseModel], location: tuple[int | str, ...]) -> li
     keys: list[str] = []
     members: list[Any] = [schema]
     for part in location:
-        fields = {field.alias or key for model in _models(members) for key, field in model.model_fields.items()}
+        below = [] if isinstance(part, int) else _below(members, part)
         if isinstance(part, int):
             keys.append(str(part))
-        elif part in fields:
+        elif below and (len(members) == 1 or not _is_tag(members, part)):
             keys.append(part)
-            members = _declared(schema, keys)
+            members = below
         elif part == location[-1] and not _is_tag(members, part):
             keys.append(part)
     return keys
@@ -212,15 +249,29 @@ def _is_tag(members: Iterable[Any], part: str) -> bool:
 
 
 def _line(schema: type[BaseModel], keys: list[str], details: list[ErrorDetails]) -> str:
-    path, detail = ".".join(keys), details[0]
+    path, detail = _shown_path(keys), details[0]
+    if isinstance(detail["input"], _NoArray):
+        given = detail["input"]
+        return (
+            f"{path}: is no TOML array; a shell takes quotes away, so write {given.quoted(path)} (got {_shown(given)})"
+        )
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key; {_nearest(schema, keys, detail['loc'])}"
     if detail["type"] == "missing":
         return f"{path}: is required"
     message = " or ".join(dict.fromkeys(_message(each) for each in details))
     if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):
-        return message  # a rule between fields names its paths itself
+        return _between_fields(schema, keys, message)
     return f"{path}: {message} (got {_shown(detail['input'])})"
+
+
+def _between_fields(schema: type[BaseModel], keys: list[str], rule: str) -> str:
+    """What a rule between fields says, which may begin with a path from the top, with a field of its table, or with none."""
+    path, first = _shown_path(keys), rule.partition(":")[0].split(".")[0]
+    if not keys or rule.startswith((f"{path}:", f"{path}.")):
+        return rule
+    is_field = ":" in rule and any(_field(model, first) is not None for model in _models(_declared(schema, keys)))
+    return f"{path}.{rule}" if is_field else f"{path}: {rule}"
 
 
 def _message(detail: ErrorDetails) -> str:
@@ -234,6 +285,11 @@ def _nearest(schema: type[BaseModel], keys: list[str], location: tuple[int | str
     siblings = sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
     near = difflib.get_close_matches(keys[-1], siblings, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(siblings)}"
+
+
+def _shown_path(keys: Iterable[str]) -> str:
+    """A path as TOML writes it: a key with a dot in it stands in quotes."""
+    return ".".join(key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False) for key in keys)
 
 
 def _shown(value: Any) -> str:

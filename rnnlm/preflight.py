@@ -32,13 +32,13 @@ MEASURING_S = 20.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training will take."""
+    """What a training will take; None is not known."""
 
-    num_tokens: int
+    num_tokens: int | None
     positions_per_step: int
-    steps: int
+    steps: int | None
     memory_bytes: int
-    disk_bytes: int
+    disk_bytes: int | None
     seconds: float | None
 
 
@@ -63,21 +63,28 @@ def check(experiment: Experiment, options: Options) -> list[str]:
     model = build_model(experiment.model, vocab_size)
     counts = num_parameters(model)
     found = estimate(experiment, sources.num_bytes, counts["total"], step_seconds(experiment, model, vocab_size))
-    hours = (
-        "not measured" if found.seconds is None else f"about {duration(found.seconds)} with all cores of this machine"
-    )
+    size = f"{sources.num_bytes / 1e6:,.1f} MB" if sources.num_bytes else "size not known,"
+    tokens = "not known" if found.num_tokens is None else f"about {found.num_tokens:,} an epoch"
+    steps = "not known" if found.steps is None else f"about {found.steps:,}"
+    disk = "not known," if found.disk_bytes is None else f"about {found.disk_bytes / 1e6:,.0f} MB"
     return [
         f"{experiment.name}: fine",
-        f"  input       {sources.num_bytes / 1e6:,.1f} MB in {len(sources.digests)} files or sets",
+        f"  input       {size} in {len(sources.digests)} files or sets",
         f"  parameters  {counts['total']:,}, {counts['without_embeddings']:,} without embeddings",
-        f"  tokens      about {found.num_tokens:,} an epoch, vocabulary of {vocab_size:,}",
-        f"  steps       about {found.steps:,}, of at most {found.positions_per_step:,} positions each",
+        f"  tokens      {tokens}, vocabulary of {vocab_size:,}",
+        f"  steps       {steps}, of at most {found.positions_per_step:,} positions each",
         f"  memory      about {found.memory_bytes / 1e9:,.1f} GB with one worker, Ray included",
-        f"  disk        about {found.disk_bytes / 1e6:,.0f} MB in {options.store}",
-        f"  training    {hours}",
+        f"  disk        {disk} in {options.store}",
+        f"  training    {_time(found)}",
         f"  tracking    {options.tracking_uri}",
         *([] if initial is None else [f"  begins with {initial.named}, {initial.digest[:12]}"]),
     ]
+
+
+def _time(found: Estimate) -> str:
+    if found.seconds is None:
+        return "not known" if found.steps is None else "not measured"
+    return f"{'at most' if found.steps is None else 'about'} {duration(found.seconds)} with all cores of this machine"
 
 
 def find_initial(context: Context) -> "initials.Initial | None":
@@ -128,15 +135,17 @@ def estimate(experiment: Experiment, num_bytes: int, num_parameters: int, step_s
 
     Args:
         experiment: the recipe.
-        num_bytes: of text, decompressed, all splits.
+        num_bytes: of text, decompressed, all splits; 0 where that is not known.
         num_parameters: of the model.
         step_s: seconds of one step on this machine, if known.
     """
     train = experiment.train
-    num_tokens = max(1, round(num_bytes / BYTES_PER_TOKEN[experiment.tokenizer.kind]))
+    num_tokens = max(1, round(num_bytes / BYTES_PER_TOKEN[experiment.tokenizer.kind])) if num_bytes else None
     positions = train.lanes * train.bptt_length if experiment.is_text else train.batch_tokens
-    steps = train.max_steps or max(1, round(train.epochs * num_tokens / positions))
-    seconds = None if step_s is None else step_s * steps
+    steps = train.max_steps
+    if steps is None and num_tokens is not None:
+        steps = max(1, round(train.epochs * num_tokens / positions))
+    seconds = None if step_s is None or steps is None else step_s * steps
     if train.max_minutes is not None:
         seconds = min(seconds or float("inf"), 60 * train.max_minutes)
     averages = experiment.optim.ema_decay is not None or experiment.optim.asgd_patience is not None
@@ -149,7 +158,7 @@ def estimate(experiment: Experiment, num_bytes: int, num_parameters: int, step_s
         positions,
         steps,
         RAY_BYTES + 4 * copies * num_parameters + activations,
-        num_bytes + 4 * num_tokens + (train.keep_checkpoints + 2) * checkpoint,
+        None if num_tokens is None else num_bytes + 4 * num_tokens + (train.keep_checkpoints + 2) * checkpoint,
         seconds,
     )
 

@@ -25,9 +25,9 @@ class Uniform(Config):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.low < self.high:
-            raise ValueError(f"low should be less than high ({self.low} is not less than {self.high})")
+            raise ValueError(f"low: should be less than high (got {self.low} and {self.high})")
         if self.kind == "log_uniform" and self.low <= 0:
-            raise ValueError("low should be greater than 0 for log_uniform")
+            raise ValueError(f"low: should be greater than 0 for log_uniform (got {self.low})")
         return self
 
 

@@ -1,13 +1,14 @@
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rnnlm import experiment
 from rnnlm.config import Config, apply_overrides, digest, merge, read_toml
 from rnnlm.errors import ConfigError, UsageError
 
 TEXT = {"name": "x", "task": "text", "data": {"train": "a.txt"}}
+LR = 'optim.lr: should be greater than 0 (got "-1")'
 
 
 def problems(values: dict[str, Any], *overrides: str) -> list[str]:
@@ -70,6 +71,15 @@ def test_missing_and_cross_field_mistakes() -> None:
     assert "no encoder" in problems(TEXT, "init.from=models:/x/1", 'init.freeze=["encoder"]')[0]
 
 
+def test_a_rule_between_fields_is_told_with_the_whole_path() -> None:
+    assert problems(TEXT, "optim.ema_decay=0.9", "optim.asgd_patience=3")[0].startswith("optim.asgd_patience: excludes")
+    assert problems(TEXT, 'init.freeze=["output"]')[0].startswith("init.freeze: new weights")
+    assert problems(TEXT, "model.kind=transformer", "model.width=30")[0].startswith("model.width: should be a multiple")
+    assert problems(TEXT, "data.hub=name")[0].startswith("data: exactly one of data.train,")
+    (line,) = problems(TEXT, 'tune.space={"optim.lr" = {kind = "uniform", low = 2, high = 1}}')
+    assert line == 'tune.space."optim.lr".low: should be less than high (got 2.0 and 1.0)'
+
+
 def test_a_transformer_takes_the_place_of_either_kind_of_model() -> None:
     text = experiment.build(TEXT, ["model.kind=transformer", "model.width=64"])
     assert (text.model.kind, text.model.depth) == ("transformer", 4)
@@ -111,6 +121,32 @@ def test_an_override_without_an_equals_sign() -> None:
 
 def test_a_broken_array_is_reported_as_the_value_it_is() -> None:
     assert experiment.build(TEXT, ["data.train=[oops"]).data.train == "[oops"
+
+
+@pytest.mark.parametrize("glob", ["[0-9]*.txt", "[0-9]*.[ch]", "[a-c]*[0-9]"])
+def test_a_glob_that_begins_with_a_bracket_is_no_array(glob: str) -> None:
+    assert experiment.build(TEXT, [f"data.train={glob}"]).data.train == glob
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ("data.train=[a.txt,b.txt]", """'data.train=["a.txt", "b.txt"]'"""),
+        ("data.train=[part[0-9].txt, b c.txt]", """'data.train=["part[0-9].txt", "b c.txt"]'"""),
+        ("init.freeze=[output]", """'init.freeze=["output"]'"""),
+        ("model.softmax_cutoffs=[5,six]", """'model.softmax_cutoffs=[5, "six"]'"""),
+    ],
+)
+def test_an_array_whose_quotes_the_shell_took(given: str, written: str) -> None:
+    path, _, value = given.partition("=")
+    said = f'{path}: is no TOML array; a shell takes quotes away, so write {written} (got "{value}")'
+    assert problems(TEXT, given, "optim.lr=-1") == [said, LR]
+
+
+def test_an_array_without_quotes_below_a_union() -> None:
+    pairs = {"name": "x", "task": "translate", "data": {"train": "a.tsv"}}
+    (line,) = problems(pairs, "data.train.source=[a,b]", "data.train.target=c")
+    assert line.startswith("data.train.source: is no TOML array; ")
 
 
 def test_merge_replaces_a_table_of_another_kind() -> None:
@@ -180,3 +216,30 @@ def test_rules_hold_for_any_config_class() -> None:
     }
     with pytest.raises(ConfigError, match="size: should be greater than or equal to 1"):
         Small.parse({"size": 0}, "here")
+
+
+class Span(Config):
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("the ends are the wrong way round")
+        return self
+
+
+class Spans(Config):
+    spans: dict[str, Span] = {}
+
+
+def test_mistakes_below_a_table_of_any_keys_have_the_key_in_their_path() -> None:
+    wrong = {"low": 2, "high": 1}
+    with pytest.raises(ConfigError) as caught:
+        Spans.parse({"spans": {"a.b": wrong, "c": wrong, "d": {"low": "x", "high": 1, "hihg": 1}, "str": 5}})
+    first, second, number, unknown, table = caught.value.problems
+    assert first == 'spans."a.b": the ends are the wrong way round'
+    assert second == "spans.c: the ends are the wrong way round"
+    assert number.startswith("spans.d.low: should be a valid integer")
+    assert unknown == "spans.d.hihg: unknown key; did you mean 'high'?"
+    assert table.startswith("spans.str: should be a valid dictionary")

@@ -167,6 +167,41 @@ def test_estimates(desk: Path) -> None:
     assert estimate("train.keep_checkpoints=9").disk_bytes > base.disk_bytes > 10_000
 
 
+def test_nothing_is_estimated_from_a_size_that_is_not_known(desk: Path) -> None:
+    def estimate(*overrides: str) -> preflight.Estimate:
+        the_experiment = experiment.load("small.toml", ["train.max_steps=none", *overrides])
+        return preflight.estimate(the_experiment, 0, 1_000_000, 0.5)
+
+    base = estimate()
+    assert (base.num_tokens, base.steps, base.disk_bytes, base.seconds) == (None, None, None, None)
+    assert base.memory_bytes > preflight.RAY_BYTES
+    assert (estimate("train.max_steps=7").steps, estimate("train.max_steps=7").seconds) == (7, 3.5)
+    assert estimate("train.max_minutes=1").seconds == 60.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "training"),
+    [
+        ([], "not known", "not known"),
+        (["train.max_minutes=5"], "not known", "at most 5 min with all cores of this machine"),
+        (["train.max_steps=4"], "about 4", "about 0 s with all cores of this machine"),
+    ],
+)
+def test_a_corpus_whose_size_is_not_known(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], steps: str, training: str
+) -> None:
+    known = preflight.ingest.find_sources
+    monkeypatch.setattr(preflight.ingest, "find_sources", lambda where: replace(known(where), num_bytes=0))
+    monkeypatch.setattr(preflight, "step_seconds", lambda *_: 0.1)
+    small = experiment.load("small.toml", ["train.max_steps=none", *overrides])
+    told = found(preflight.check(small, Options(str(desk / "store"), "sqlite:////x.db", base=desk)))
+    assert told["input"] == "size not known, in 1 files or sets"
+    assert told["tokens"] == "not known, vocabulary of 8,000"
+    assert told["steps"] == f"{steps}, of at most 16 positions each"
+    assert told["disk"] == f"not known, in {desk}/store"
+    assert told["training"] == training
+
+
 def test_a_slow_step_is_not_measured_for_long(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "MEASURING_S", -1.0)
     small = experiment.load("small.toml")
