@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from rnnlm import __version__, experiment
 from rnnlm.batch.lease import MODES, check_lockable, locking
 from rnnlm.console import Console
-from rnnlm.errors import AlertError, RnnlmError, UnreachableError, UsageError
+from rnnlm.errors import AlertError, RnnlmError, UnreachableError, UsageError, without_secrets
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupted, Interrupts
 from rnnlm.stages import context as places
@@ -145,7 +145,7 @@ def execute_check(stage_name: str, wants_json: bool, check: Callable[[], list[st
     """Print what a check found; nothing is written."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    print("\n".join(check()))
+    print(without_secrets("\n".join(check())))
     return finish(stage_name, wants_json)
 
 
@@ -244,7 +244,7 @@ def execute(
             error = AlertError(outcome.alert) if outcome.alert else None
         except Interrupted as stop:
             error = stop
-            again = " ".join(["python", "-m", f"pipelines.{stage_name}", *map(shlex.quote, sys.argv[1:])])
+            again = "\n  ".join(_again(stage_name, sys.argv[1:]))
             console.say(f"{stage_name}: stopped by {stop}; what was done is kept. Go on with:\n  {again}")
         except Exception as failure:
             error = _explain(failure, console)
@@ -254,6 +254,13 @@ def execute(
         except Interrupted as stop:
             error = error or stop
         return finish(stage_name, wants_json, outcome, error, console, time.perf_counter() - started)
+
+
+def _again(stage_name: str, given: Sequence[str]) -> list[str]:
+    """The command that goes on with a stopped one: without `--force`, which would delete what is kept, and no password."""
+    shown = [without_secrets(each) for each in given]
+    command = shlex.join(["python", "-m", f"pipelines.{stage_name}", *(each for each in shown if each != "--force")])
+    return [command] if shown == list(given) else [command, "(with the credentials of its URIs, which are not shown)"]
 
 
 def log_path(store: str, stage_name: str) -> Path:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from rnnlm.errors import without_secrets
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -112,7 +114,8 @@ class Console:
         return self.out.isatty()
 
     def say(self, text: str = "") -> None:
-        """One line of ours, or several that stay together, also kept in the log; from any thread."""
+        """One line of ours, or several that stay together, also kept in the log; from any thread. Without credentials."""
+        text = without_secrets(text)
         with self._lock:
             with contextlib.suppress(BrokenPipeError):
                 if self._bars is not None:
@@ -125,7 +128,7 @@ class Console:
     def keep(self, text: str) -> None:
         """Something for the log alone. That the log cannot be written, on a full disk for instance, stops no work."""
         with contextlib.suppress(OSError):
-            print(text, file=self._log_stream or sys.stderr, flush=True)
+            print(without_secrets(text), file=self._log_stream or sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def progress(self, title: str, total: float | None = None) -> Iterator[Progress]:

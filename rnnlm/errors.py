@@ -10,13 +10,26 @@
 An interrupt is not an error: the command line turns SIGINT into 130 and SIGTERM into 143.
 """
 
+import re
 from collections.abc import Sequence
+
+_BEFORE_HOST = re.compile(r"(?<=://)(?:[^/\s]+|[^:/\s]+:(?!\d+/)\S+)@")
+"""`USER:PASSWORD@`; a slash in a password should be written as %2F, but often is not."""
+_IN_QUERY = re.compile(r"([?&][\w.-]*(?:password|passwd|secret|token|key)=)[^&\s\"']+", re.IGNORECASE)
+
+
+def without_secrets(text: str) -> str:
+    """A text to be shown or logged, without the credentials in its URIs."""
+    return _IN_QUERY.sub(r"\1(hidden)", _BEFORE_HOST.sub("", text))
 
 
 class RnnlmError(Exception):
-    """Base of all errors raised on purpose. Its text is a message for the user, without a stack trace."""
+    """Base of all errors raised on purpose. Its text is a message for the user, without a stack trace or credentials."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class UsageError(RnnlmError):

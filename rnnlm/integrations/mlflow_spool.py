@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
-from rnnlm.errors import UnreachableError, UsageError
+from rnnlm.errors import UnreachableError, UsageError, without_secrets
 from rnnlm.integrations.batch_tracker import Point
 from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.storage import Store
@@ -125,7 +125,7 @@ class SpooledTracking(Tracking):
         self._asked_at: float | None = None
         sent = self.spool.send(self)
         if sent:
-            _log.info("sent %d calls that waited in %s", sent, self.spool.store.uri)
+            _log.info("sent %d calls that waited in %s", sent, without_secrets(self.spool.store.uri))
 
     def flush(self) -> int:
         """Send what waits, now; how many calls that were.
@@ -158,12 +158,12 @@ class SpooledTracking(Tracking):
 
     def _is_away(self, error: UnreachableError) -> None:
         self._asked_at = time.monotonic()
-        _log.warning("%s; what is logged is kept in %s", error, self.spool.store.uri)
+        _log.warning("%s; what is logged is kept in %s", error, without_secrets(self.spool.store.uri))
 
     @_kept
     def set_tags(self, run_id: str, tags: Any) -> None:
         """See `Tracking.set_tags`."""
-        self.spool.add("set_tags", run_id, {"tags": dict(tags)})
+        self.spool.add("set_tags", run_id, {"tags": {key: without_secrets(value) for key, value in tags.items()}})
 
     @_kept
     def log_points(self, run_id: str, points: Any) -> None:

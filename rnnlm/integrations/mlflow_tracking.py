@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnlm import faults
 from rnnlm.batch.lease import LeaseHeldError, LeaseLostError
-from rnnlm.errors import RnnlmError, UnreachableError, UsageError
+from rnnlm.errors import RnnlmError, UnreachableError, UsageError, without_secrets
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -55,7 +55,6 @@ ANSWER_TIMEOUT_S = 5.0
 _SECRET_NAME = re.compile(
     r"(^|[._-])(password|passwd|secret|credentials?|api[_-]?key|access[_-]?key|auth[_-]?token)$", re.I
 )
-_SECRET_IN_URI = re.compile(r"(?<=://)[^/@\s]+@")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -74,15 +73,15 @@ def check_reachable(uri: str) -> None:
             address = (parts.hostname or "localhost", parts.port or _DEFAULT_PORTS[scheme])
             socket.create_connection(address, ANSWER_TIMEOUT_S).close()
             if scheme.startswith("http"):
-                health = f"{_without_secrets(uri).rstrip('/')}/health"
+                health = f"{without_secrets(uri).rstrip('/')}/health"
                 urllib.request.urlopen(health, timeout=ANSWER_TIMEOUT_S).close()  # noqa: S310  (http or https)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code >= 500:
-                raise UnreachableError(f"tracking server {_without_secrets(uri)}: answers {error.code}") from None
+                raise UnreachableError(f"tracking server {without_secrets(uri)}: answers {error.code}") from None
         except OSError as error:
             reason = getattr(error, "reason", None) or error.strerror or error
-            raise UnreachableError(f"tracking server {_without_secrets(uri)}: does not answer ({reason})") from None
+            raise UnreachableError(f"tracking server {without_secrets(uri)}: does not answer ({reason})") from None
 
 
 def _check_folder(uri: str, folder: Path) -> None:
@@ -152,7 +151,7 @@ class Tracking:
             name: shown in MLflow's list.
             stage: value of the tag `rnnlm.stage`.
             parent_run_id: the run that this one is shown below.
-            tags: more tags.
+            tags: more tags; logged without the credentials in them.
             params: a tree of settings; logged flat, without secrets.
             inputs: name to digest of what the run reads.
             identity: tags that no other run of the experiment has. If there is a run with them, a process made it that
@@ -166,7 +165,7 @@ class Tracking:
             self.reopen_run(run_id)
             self._complete(run_id, params or {}, inputs or {})
             return run_id
-        all_tags = {STAGE_TAG: stage, **(tags or {}), **(identity or {})}
+        all_tags = {STAGE_TAG: stage, **_shown(tags or {}), **(identity or {})}
         if parent_run_id is not None:
             all_tags[PARENT_TAG] = parent_run_id
         experiment_id = self.experiment_id(experiment)
@@ -257,9 +256,9 @@ class Tracking:
                 self.client.log_inputs(run_id, datasets)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run."""
+        """Set tags of a run, without the credentials in them."""
         with self._reaching():
-            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _shown(tags).items()])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log one value for each of several metrics."""
@@ -340,14 +339,14 @@ class Tracking:
         try:
             yield
         except MlflowException as error:
-            message = f"MLflow at {_without_secrets(self.uri)}: {str(error).strip().splitlines()[0]}"
+            message = f"MLflow at {without_secrets(self.uri)}: {str(error).strip().splitlines()[0]}"
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise UsageError(message) from error
             if error.error_code in {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED"}:
                 raise UnreachableError(message) from error
             raise RnnlmError(message) from error
         except OSError as error:
-            raise UnreachableError(f"MLflow at {_without_secrets(self.uri)}: {error}") from error
+            raise UnreachableError(f"MLflow at {without_secrets(self.uri)}: {error}") from error
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -361,14 +360,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             flat[path] = "(hidden)"
         elif value is not None:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            flat[path] = _without_secrets(text)[:MAX_PARAM_CHARACTERS]
+            flat[path] = without_secrets(text)[:MAX_PARAM_CHARACTERS]
     return flat
+
+
+def _shown(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: without_secrets(value) for key, value in tags.items()}
 
 
 def _plain(value: Any) -> Any:
     """JSON has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _without_secrets(text: str) -> str:
-    return _SECRET_IN_URI.sub("", text)

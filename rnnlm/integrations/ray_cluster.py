@@ -26,7 +26,7 @@ from typing import Any, Self
 import psutil
 
 from rnnlm import memory
-from rnnlm.errors import UnreachableError, UsageError
+from rnnlm.errors import RnnlmError, UnreachableError, UsageError
 from rnnlm.storage import Store
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ MIN_POSITIONS = 4_096
 CONNECT_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+MEETING_VARIABLE = "RNNLM_MEETING"
+"""Set for the processes of a Ray that was started here: a folder in which workers find one another, private to its owner."""
 
 COMMON_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -263,41 +265,48 @@ class Session:
         return trial_placement(self.resources, concurrency, workers, cpus_per_worker, gpus_per_worker)
 
     def check_hosts(self, store: Store, tracking_uri: str | None = None) -> None:
-        """On a cluster of several hosts: each one has to see the store, and the tracking server has to be one.
+        """On a cluster of several hosts: each one has to see the store, and reach the tracking server, which has to be one.
 
         Raises:
             UsageError: a database file, or a folder that a host does not share; the message names the host.
-            UnreachableError: a host does not reach the store.
+            UnreachableError: a host does not reach the store or the server.
         """
         if self.resources.num_hosts < 2:
             return
         if tracking_uri is not None and tracking_uri.startswith("sqlite:"):
             raise UsageError(
                 f"--tracking-uri {tracking_uri}: a database file serves one host, the cluster has "
-                f"{self.resources.num_hosts}; start an MLflow server and give its http:// address"
+                f"{self.resources.num_hosts}: {', '.join(sorted(_hosts()))}; start an MLflow server and give its http:// address"
             )
         token = secrets.token_hex(16)
         name = f".probe-{token}"
         store.write_bytes(name, token.encode())
         try:
             for host, problem in _probe_hosts(store.uri, name, token, tracking_uri).items():
-                if problem:
-                    raise UsageError(f"host {host}: {problem}; give a --store that all hosts share")
+                if problem is not None:
+                    raise type(problem)(f"host {host}: {problem}")
         finally:
             store.delete(name)
 
 
-def connect(address: str | None = None, *, store: Store | None = None, num_cpus: int | None = None) -> Session:
+def connect(
+    address: str | None = None,
+    *,
+    store: Store | None = None,
+    tracking_uri: str | None = None,
+    num_cpus: int | None = None,
+) -> Session:
     """Start Ray on this machine, or connect to one that runs.
 
     Args:
         address: `HOST:PORT` or `auto`; None takes `RAY_ADDRESS` (set in a Ray job), and without that starts one.
         store: where the work is written; checked from every host of an existing cluster.
+        tracking_uri: MLflow's, checked likewise.
         num_cpus: cores of a Ray that is started here; by default those this process may use.
 
     Raises:
-        UnreachableError: there is no Ray at that address.
-        UsageError: an address of another kind.
+        UnreachableError: there is no Ray at that address, or a host does not reach one of the others.
+        UsageError: an address of another kind; a store or a database that not all hosts see.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     _set_defaults(COMMON_ENVIRONMENT)
@@ -308,7 +317,7 @@ def connect(address: str | None = None, *, store: Store | None = None, num_cpus:
     session = _join(address)
     try:
         if store is not None:
-            session.check_hosts(store)
+            session.check_hosts(store, tracking_uri)
     except BaseException:
         session.close()
         raise
@@ -318,6 +327,7 @@ def connect(address: str | None = None, *, store: Store | None = None, num_cpus:
 def _start(num_cpus: int) -> Session:
     _set_defaults(LOCAL_ENVIRONMENT)
     _own_token()
+    os.environ[MEETING_VARIABLE] = str(_private_folder())
     import ray
 
     _read_environment_again()
@@ -413,38 +423,48 @@ def _resources() -> Resources:
     return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), max(1, len(hosts)), nodes)
 
 
-def _probe_hosts(uri: str, name: str, token: str, tracking_uri: str | None) -> Mapping[str, str]:
-    """Run the probe once on each host; an empty string where all is well."""
+def _hosts() -> dict[str, str]:
+    """A node of each host that is there."""
+    import ray
+
+    return {node["NodeManagerHostname"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _probe_hosts(uri: str, name: str, token: str, tracking_uri: str | None) -> Mapping[str, RnnlmError | None]:
+    """Run the probe once on each host; None where all is well."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     probe = ray.remote(num_cpus=0, max_retries=0)(_probe)
-    by_host = {node["NodeManagerHostname"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
     running = {
         host: probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
             uri, name, token, tracking_uri
         )
-        for host, node in by_host.items()
+        for host, node in _hosts().items()
     }
     return {host: ray.get(reference, timeout=60) for host, reference in running.items()}
 
 
-def _probe(uri: str, name: str, token: str, tracking_uri: str | None) -> str:
+def _probe(uri: str, name: str, token: str, tracking_uri: str | None) -> RnnlmError | None:
     """What is wrong with the store or the tracking server as seen from this host."""
+    remedy = "give a --store that all hosts share"
     try:
         if Store(uri).read_bytes(name) != token.encode():
-            return f"the store {uri} holds something else there"
+            return UsageError(f"the store {uri} holds something else there; {remedy}")
         Store(uri).write_bytes(f"{name}-{socket.gethostname()}", b"")
         Store(uri).delete(f"{name}-{socket.gethostname()}")
         if tracking_uri is not None:
             from rnnlm.integrations.mlflow_tracking import check_reachable
 
+            remedy = "give a --tracking-uri that all hosts reach"
             check_reachable(tracking_uri)
     except FileNotFoundError:
-        return f"the folder {uri} is another one there"
+        return UsageError(f"the folder {uri} is another one there; {remedy}")
+    except UnreachableError as error:
+        return UnreachableError(f"{error}; {remedy}")
     except Exception as error:
-        return str(error)
-    return ""
+        return UsageError(f"{error}; {remedy}")
+    return None
 
 
 def _set_defaults(values: Mapping[str, str]) -> None:
@@ -456,13 +476,18 @@ def _own_token() -> None:
     """A random token in a file that only we can read. Ray would write one that everybody can read."""
     if os.environ["RAY_AUTH_MODE"] != "token" or any(os.environ.get(name) for name in _TOKEN_VARIABLES):
         return
-    folder = tempfile.mkdtemp(prefix="rnnlm-ray-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = Path(folder) / "token"
+    path = _private_folder() / "token"
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         stream.write(secrets.token_hex(32))
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _private_folder() -> Path:
+    """A folder that only we can read, deleted when this process ends."""
+    folder = tempfile.mkdtemp(prefix="rnnlm-ray-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ newest one that is whole.
 import dataclasses
 import logging
 import os
+import tempfile
 import threading
 import time
 import uuid
@@ -17,13 +18,14 @@ from typing import Any
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from rnnlm import errors, memory
 from rnnlm.errors import RnnlmError
 from rnnlm.experiment import Experiment
-from rnnlm.integrations.ray_cluster import Placement, Session
+from rnnlm.integrations.ray_cluster import MEETING_VARIABLE, Placement, Session
 from rnnlm.integrations.train_worker import HISTORY_FILE, STOP_FILE, WorkerJob, train_on_worker
 from rnnlm.storage import Store
 from rnnlm.training.starts import PROGRESS_FILE
@@ -186,11 +188,11 @@ def trainer(
         labels=dict(job.labels),
         init=None if job.init is None else job.init.uri,
     )
-    make = _LocalTrainer if started_here else TorchTrainer
+    make, joining = (_LocalTrainer, _LocalConfig) if started_here else (TorchTrainer, TorchConfig)
     return make(
         train_on_worker,
         train_loop_config=dataclasses.asdict(worker_job),
-        torch_config=TorchConfig(timeout_s=PEER_TIMEOUT_S),
+        torch_config=joining(timeout_s=PEER_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=_num_workers(placement),
             use_gpu=placement.gpus_per_worker > 0,
@@ -232,6 +234,43 @@ class _LocalTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         every = super()._create_default_callbacks()
         return [callback for callback in every if not isinstance(callback, _NOT_NEEDED)]
+
+
+class _LocalConfig(TorchConfig):
+    """As Ray's, for workers of one host."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """What joins the workers."""
+        return _LocalBackend
+
+
+class _LocalBackend(_TorchBackend):
+    """Workers of one host find one another by a file.
+
+    With Ray's own way, a socket, worker 0 listens on all interfaces as long as the training takes, and asks nobody for a token.
+    """
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Join the workers over a file that is new for each start, as an old one says where workers of before were.
+
+        It stays until our command ends: workers write into it once more when they do.
+        """
+        folder = tempfile.mkdtemp(prefix="group-", dir=os.environ[MEETING_VARIABLE])
+        worker_group.execute(_set_torch_distributed_env_vars)
+        joined = [
+            worker_group.execute_single_async(
+                rank,
+                _setup_torch_process_group,
+                backend=backend_config.backend,
+                world_rank=rank,
+                world_size=len(worker_group),
+                init_method=f"file://{folder}/store",
+                timeout_s=backend_config.timeout_s,
+            )
+            for rank in range(len(worker_group))
+        ]
+        ray.get(joined)
 
 
 class _Fit:

@@ -171,7 +171,9 @@ class Surroundings:
                 from rnnlm.integrations import ray_cluster
 
                 with self.starting_up():
-                    self._shared.ray = ray_cluster.connect(self.options.address, store=self.store)
+                    self._shared.ray = ray_cluster.connect(
+                        self.options.address, store=self.store, tracking_uri=self.options.tracking_uri
+                    )
             return self._shared.ray
 
     @property
@@ -283,7 +285,7 @@ class Context(Surroundings):
         noted = folder.read_json(RUN_FILE) if folder.exists(RUN_FILE) else {}
         run_id = self._known_run(noted)
         if run_id is None:
-            run_id = self._new_run(folder, stage, inputs, None if "run_id" in noted else noted.get("key"))
+            run_id = self._new_run(folder, stage, inputs, noted.get("key"))
         else:
             self.tracking.reopen_run(run_id)
         with self.tracking.closing(run_id):
@@ -294,7 +296,10 @@ class Context(Surroundings):
         return run_id if run_id is not None and self.tracking.has_run(run_id) else None
 
     def _new_run(self, folder: Store, stage: str, inputs: dict[str, str] | None, key: str | None) -> str:
-        """A run for a key that is noted before it is made, so that no process can leave a run that nobody finds."""
+        """A run for a key that is noted before it is made, so that no process can leave a run that nobody finds.
+
+        The key stays the same at another tracking server, so that a return to the first one finds its run.
+        """
         if key is None:
             key = uuid.uuid4().hex
             folder.write_json(RUN_FILE, {"key": key})

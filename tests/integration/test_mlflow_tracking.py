@@ -245,6 +245,20 @@ def test_secrets_and_length_of_params() -> None:
     assert len(flat["long"]) == 6000
 
 
+def test_tags_tell_no_password(tracking: Tracking) -> None:
+    command = {"rnnlm.command": "a.toml --tracking-uri postgresql://me:word@db/mlflow --json"}
+    run_id = tracking.start_run("secrets", "run", "pipeline", tags=command)
+    assert (
+        tracking.client.get_run(run_id).data.tags["rnnlm.command"]
+        == "a.toml --tracking-uri postgresql://db/mlflow --json"
+    )
+
+    tracking.set_tags(run_id, {"rnnlm.output": "s3://key:word@bucket/x", "number": "3"})
+
+    tags = tracking.client.get_run(run_id).data.tags
+    assert (tags["rnnlm.output"], tags["number"]) == ("s3://bucket/x", "3")
+
+
 def test_no_server_is_said_within_seconds() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -139,11 +139,14 @@ def test_no_ray_at_an_address_is_said_at_once() -> None:
         ray_cluster.connect(f"127.0.0.1:{port}")
 
 
-def test_several_hosts_need_a_server(tmp_path: Path) -> None:
+def test_several_hosts_need_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(False, Resources(4, num_hosts=2))
+    session._open = False  # nothing to close
+    monkeypatch.setattr(ray_cluster, "_join", lambda _: session)
+    monkeypatch.setattr(ray_cluster, "_hosts", lambda: {"second": "n2", "first": "n1"})
 
-    with pytest.raises(UsageError, match="serves one host, the cluster has 2"):
-        session.check_hosts(Store(str(tmp_path)), f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(UsageError, match="serves one host, the cluster has 2: first, second; start an MLflow server"):
+        ray_cluster.connect("first:6379", store=Store(str(tmp_path)), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
 
 
 def test_one_host_needs_no_probe(tmp_path: Path) -> None:
@@ -161,3 +164,16 @@ def test_each_host_is_probed(ray_session: Session, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Store, "write_bytes", lambda *_: None)
     with pytest.raises(UsageError, match=rf"host {socket.gethostname()}: the folder .* is another one there"):
         session.check_hosts(Store(str(tmp_path / "elsewhere")))
+
+
+def test_each_host_has_to_reach_the_tracking_server(ray_session: Session, tmp_path: Path) -> None:
+    session = Session(False, Resources(2, num_hosts=2))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    said = rf"host {socket.gethostname()}: tracking server http://127.0.0.1:{port}: does not answer .*; give a --tracking-uri"
+
+    with pytest.raises(UnreachableError, match=said):
+        session.check_hosts(Store(str(tmp_path)), f"http://127.0.0.1:{port}")
+
+    assert list(tmp_path.iterdir()) == []

@@ -152,6 +152,12 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
+def listening(process: psutil.Process) -> set[str]:
+    """The addresses that a process listens on."""
+    connections = process.net_connections("inet")
+    return {each.laddr.ip.removeprefix("::ffff:") for each in connections if each.status == psutil.CONN_LISTEN}
+
+
 class Killer:
     """Kills a training worker once there is a checkpoint, then asks to stop once training goes on beyond it."""
 
@@ -161,20 +167,27 @@ class Killer:
         self.stop = threading.Event()
         self.stopped_at = 0.0
         self.went_back = False
+        self.listened: list[set[str]] = []
         self._last = 0
 
     def __call__(self, step: int, _total: int | None, _metrics: object) -> None:
         if self.killed_at is None and checkpoints(self.folder):
-            workers = [process for process in psutil.Process().children(recursive=True) if is_worker(process)]
-            assert len(workers) == 2
+            workers = self._look()
             workers[-1].kill()
             self.killed_at = step
         elif self.killed_at is not None:
             self.went_back = self.went_back or step < self._last
             if self.went_back and step > self.killed_at + 10 and not self.stop.is_set():
+                self._look()
                 self.stopped_at = time.monotonic()
                 self.stop.set()
         self._last = step
+
+    def _look(self) -> list[psutil.Process]:
+        workers = [process for process in psutil.Process().children(recursive=True) if is_worker(process)]
+        assert len(workers) == 2
+        self.listened.append(set().union(*map(listening, workers)))
+        return workers
 
 
 def test_two_workers_survive_a_death_and_stop_when_asked(
@@ -188,6 +201,7 @@ def test_two_workers_survive_a_death_and_stop_when_asked(
 
     result: TrainResult = train(job, ray_session, on_progress=killer, stop_requested=killer.stop.is_set)
 
+    assert killer.listened == [{"127.0.0.1"}] * 2
     assert killer.went_back
     assert time.monotonic() - killer.stopped_at < STOP_GRACE_S
     assert result.stopped

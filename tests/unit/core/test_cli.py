@@ -14,6 +14,7 @@ import pytest
 from rnnlm import cli, experiment
 from rnnlm.batch.lease import Locking, lease
 from rnnlm.errors import DataError, RnnlmError, UnreachableError, UsageError
+from rnnlm.interrupts import Interrupted
 from rnnlm.stages.context import Context, Options, Outcome
 from rnnlm.storage import Store
 
@@ -159,6 +160,35 @@ def test_interrupts(
     found = json.loads(out.splitlines()[-1])
     assert (found["exit_code"], found["error"]) == (code, number.name)
     assert "Traceback" not in out + err
+
+
+def test_the_command_that_goes_on_deletes_nothing_and_tells_no_password(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["small.toml", "--force", "--tracking-uri", "postgresql://me:word@db/mlflow", "--json"]
+    monkeypatch.setattr("sys.argv", ["idle", *given])
+    assert main(raising(Interrupted(signal.SIGINT))) == 130
+    lines = capfd.readouterr().out.splitlines()
+    again = lines.index("  python -m pipelines.idle small.toml --tracking-uri postgresql://db/mlflow --json")
+    assert lines[again + 1] == "  (with the credentials of its URIs, which are not shown)"
+    (log,) = (desk / "store" / "logs").iterdir()
+    assert "word" not in log.read_text() + "".join(lines)
+
+
+def test_no_line_of_ours_tells_a_password(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def stage(context: Context) -> Outcome:
+        context.console.say("look at postgresql://me:word@db/mlflow")
+        context.console.keep("ValueError: s3://me:word@bucket/x")
+        return Outcome("idle", artifacts={"made": "s3://me:word@bucket/x"})
+
+    assert main(stage, "--json") == 0
+    assert main(raising(ValueError("s3://me:word@bucket/x"))) == 1
+    out = "".join(capfd.readouterr())
+    logs = [path.read_text() for path in (desk / "store" / "logs").iterdir()]
+    assert "s3://bucket/x" in out
+    assert "word" not in out + "".join(logs)
+    assert cli.execute_check("idle", False, lambda: ["tracking postgresql://me:word@db/mlflow"]) == 0
+    assert capfd.readouterr().out == "tracking postgresql://db/mlflow\n"
 
 
 def test_an_interrupt_while_ray_is_being_stopped_is_clean_too(desk: Path, last_line: Last) -> None:

@@ -169,6 +169,32 @@ def test_a_run_that_a_process_made_and_could_not_note_is_found(
     assert run_id == "run1"
 
 
+def test_a_tracking_server_that_comes_back_keeps_its_run(make: Make, memory_tracking: Any, tmp_path: Path) -> None:
+    folder = Store(str(tmp_path / "work"))
+    other = type(memory_tracking)()
+    other.runs["taken"] = {}
+
+    def attempt(server: Any) -> str:
+        context = make()
+        context._shared.tracking = server
+        with context.mlflow_run(folder, "train") as run_id:
+            return str(run_id)
+
+    assert [attempt(server) for server in (memory_tracking, other, memory_tracking, other)] == ["run0", "run1"] * 2
+    assert (len(memory_tracking.runs), len(other.runs)) == (1, 2)
+
+
+def test_force_makes_a_new_run(make: Make) -> None:
+    def attempt(context: Context) -> str:
+        def work(folder: Store) -> Work:
+            with context.mlflow_run(folder, "train") as run_id:
+                return Work(run_id=run_id)
+
+        return str(context.run_stage("train", context.experiment.settings("train"), {}, work).run_id)
+
+    assert [attempt(make(force=force)) for force in (False, False, True)] == ["run0", "run0", "run1"]
+
+
 def test_the_newest_record_of_the_same_settings(make: Make) -> None:
     log: list[str] = []
     run(make(), log)
@@ -258,7 +284,8 @@ def test_services_are_started_when_first_used(make: Make, monkeypatch: pytest.Mo
     results: list[Any] = [context.ray, context.ray, context.tracking, context.tracking]
     assert results == ["session", "session", "tracking", "tracking"]
     connected = ("sqlite:////x.db", context.artifact_root, context.store)
-    assert made == [(("10.0.0.1:6379",), {"store": context.store}), connected]
+    checked = {"store": context.store, "tracking_uri": "sqlite:////x.db"}
+    assert made == [(("10.0.0.1:6379",), checked), connected]
     assert context.startup_s > 0
     context._shared.ray = None
 
