@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from rnnlm import cli
 from rnnlm.console import Console
+from rnnlm.errors import UsageError
 from rnnlm.interrupts import Interrupts
 from rnnlm.stages import generate
 from rnnlm.stages.context import Surroundings
@@ -27,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
 
     def start(arguments: argparse.Namespace) -> int:
+        if arguments.from_run is not None:
+            raise UsageError("--from: means nothing here, as no record is read; name the model by --model")
+        if arguments.force and arguments.verify:
+            raise UsageError("--force: does not go with --verify, which writes nothing")
         options = cli.read_options(arguments)
         request = generate.request(
             arguments.model, arguments.input, arguments.output, arguments.overrides, options.base

@@ -23,4 +23,8 @@ class BatchConfig(Config):
     batch_timeout_s: float = Field(300.0, gt=0)
     """Seconds for a batch; one that takes longer is decoded row by row, and a row that does so alone is rejected."""
     in_process_rows: int = Field(5_000, ge=0)
-    """Up to so many rows are generated in process, without Ray."""
+    """Up to so many rows are generated in process, without Ray; `--workers 0` generates any number of them so."""
+    max_reject_share: float | None = Field(None, ge=0, le=1)
+    """Share of rejected rows above which the command ends with exit code 4, everything written; `none`: it never does."""
+    max_flagged_share: float | None = Field(None, ge=0, le=1)
+    """The same for flagged rows."""

@@ -33,6 +33,7 @@ from rnnlm.storage import Store, trusting
 _log = logging.getLogger(__name__)
 
 FORMAT_NUMBER = 1
+LEDGER_FOLDER = "ledger"
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.jsonl"
 SCHEMA = pa.schema(
@@ -96,7 +97,8 @@ class Job:
     def key(self) -> str:
         """Identity of the output: 20 hexadecimal digits."""
         limits = self.batch.plain()
-        for name in ("in_process_rows", "batch_timeout_s"):  # how the rows are made, not which
+        # How the rows are made and judged, not which.
+        for name in ("in_process_rows", "batch_timeout_s", "max_reject_share", "max_flagged_share"):
             limits.pop(name)
         parts = {"model": self.model.digest, "inputs": list(self.snapshot), "decode": self.decode.effective()}
         return digest(parts | {"limits": limits, "format": FORMAT_NUMBER})[:20]
@@ -156,7 +158,7 @@ def finished(folder: Store, job: Job) -> dict[str, dict[str, Any]]:
     An entry that was changed, or whose part is not the one that it tells of, is left out with a warning: its shard is done
     again.
     """
-    there = set(folder.files("ledger"))
+    there = set(folder.files(LEDGER_FOLDER))
     entries = {}
     for name, rows in job.shard_sizes().items():
         if _ledger(name) not in there:
@@ -195,6 +197,16 @@ def manifest(folder: Store) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise RnnlmError(f"{folder.path(MANIFEST_FILE)}: not a manifest")
     return value
+
+
+def discard(folder: Store) -> None:
+    """Let a finished job begin anew; one that has not finished goes on.
+
+    The ledger goes first: as long as the manifest is there, the output is whole, and after it nothing is taken over.
+    """
+    if folder.exists(MANIFEST_FILE):
+        folder.delete(LEDGER_FOLDER)
+        folder.delete(MANIFEST_FILE)
 
 
 def commit(folder: Store, job: Job, started: str, seconds: float, check: Callable[[], None]) -> dict[str, Any]:
@@ -259,4 +271,4 @@ def _reject_lines(entries: Iterable[dict[str, Any]]) -> Iterator[bytes]:
 
 
 def _ledger(name: str) -> str:
-    return f"ledger/{name}.json"
+    return f"{LEDGER_FOLDER}/{name}.json"

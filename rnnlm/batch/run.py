@@ -95,7 +95,12 @@ class ShardWork:
 
 
 def run_job(
-    job: Job, taken: Snapshot, output: Store, work_off: Callable[[ShardWork, Iterator[Shard]], None]
+    job: Job,
+    taken: Snapshot,
+    output: Store,
+    work_off: Callable[[ShardWork, Iterator[Shard]], None],
+    *,
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Do what is missing of a job and commit it.
 
@@ -104,6 +109,7 @@ def run_job(
         taken: its input.
         output: the folder that the job's own folder lies in.
         work_off: generates and writes the shards that it is given.
+        anew: do the work of a finished job again.
 
     Returns:
         The manifest.
@@ -113,10 +119,12 @@ def run_job(
         LeaseLostError: another process has taken this one for dead; nothing was committed.
     """
     folder = job.folder(output)
-    existing = jobs.manifest(folder)
+    existing = None if anew else jobs.manifest(folder)
     if existing is not None:
         return existing
     with lease(folder) as held:
+        if anew:
+            jobs.discard(folder)
         existing = jobs.manifest(folder)  # who held the lease before may have been about to write it
         if existing is not None:
             return existing

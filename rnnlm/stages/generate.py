@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from rnnlm.batch.config import BatchConfig
 from rnnlm.config import Config, apply_overrides, merge
 from rnnlm.decoding.config import DecodeConfig
-from rnnlm.errors import DataError, UsageError
+from rnnlm.errors import DataError, RnnlmError, UsageError
 from rnnlm.stages.context import KEY_TAG, Options, Outcome, Surroundings, check_inputs
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rnnlm.batch.run import ShardWork
     from rnnlm.integrations.mlflow_registry import Resolved
     from rnnlm.integrations.mlflow_spool import SpooledTracking
+    from rnnlm.integrations.mlflow_tracking import Tracking
 
 SHOWN_ROWS = 3
 
@@ -43,6 +45,11 @@ class Request:
     inputs: tuple[str, ...]
     output: str
     overrides: tuple[str, ...]
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the model is one of the tracking server's, not a folder."""
+        return self.model.startswith("models:")
 
 
 def request(model: str, inputs: Sequence[str], output: str, overrides: Sequence[str], base: Path) -> Request:
@@ -74,28 +81,33 @@ def run(asked: Request, where: Surroundings) -> Outcome:
     check_lockable(Store(asked.output))
     startup_before = where.startup_s
     with where.starting_up():
-        model, job, taken = prepare(asked, where.options, where)
+        model, job, taken = prepare(asked, where.options, where.tracking if asked.is_registered else None)
     output = Store(asked.output)
     folder = job.folder(output)
     outcome = Outcome("generate", artifacts={"output": folder.uri, "manifest": folder.path(jobs.MANIFEST_FILE)})
-    existing = jobs.manifest(folder)
+    existing = None if where.options.force else jobs.manifest(folder)
     if existing is not None:
         where.console.say(f"generate: {folder.uri} was finished on {existing['finished'][:19]}; nothing to do")
         outcome.skipped = True
         manifest = existing
-        if asked.model.startswith("models:"):
-            _settle(job, model, output, manifest, where)
+        _settle(job, model, output, manifest, where)
     else:
         manifest = _work(job, taken, model, output, where, outcome)
     outcome.metrics = _figures(manifest)
     outcome.notes = _samples(folder, manifest)
     outcome.model_uri = f"models:/{model.name}/{model.version}" if model.version else None
+    outcome.alert = _alert(manifest, job.batch)
     outcome.startup_s = where.startup_s - startup_before
     return outcome
 
 
-def prepare(asked: Request, options: Options, where: Surroundings) -> "tuple[Resolved, Job, Snapshot]":
+def prepare(asked: Request, options: Options, tracking: "Tracking | None") -> "tuple[Resolved, Job, Snapshot]":
     """Find model and input, and settle the settings.
+
+    Args:
+        asked: what was asked for.
+        options: where the command runs.
+        tracking: where registered models are; not needed for a folder.
 
     Raises:
         UsageError: unknown model or alias, missing file or column.
@@ -107,7 +119,6 @@ def prepare(asked: Request, options: Options, where: Surroundings) -> "tuple[Res
     from rnnlm.integrations import mlflow_registry
     from rnnlm.package import read_info
 
-    tracking = where.tracking if asked.model.startswith("models:") else None
     model = mlflow_registry.resolve(asked.model, tracking)
     info = read_info(model.folder)
     defaults = {"decode": info.decode.plain()}
@@ -129,7 +140,7 @@ def verify(asked: Request, where: Surroundings) -> Outcome:
     from rnnlm.batch import verify as verification
     from rnnlm.storage import Store
 
-    _, job, taken = prepare(asked, where.options, where)
+    _, job, taken = prepare(asked, where.options, _registry(asked, where))
     folder = job.folder(Store(asked.output))
     problems = verification.verify(folder, job, taken)
     if problems:
@@ -148,10 +159,7 @@ def check(asked: Request, where: Surroundings) -> list[str]:
 
     Store(asked.output).check_there()
     check_lockable(Store(asked.output), where.locking())
-    database = where.options.tracking_uri.removeprefix("sqlite:///")
-    if asked.model.startswith("models:") and database != where.options.tracking_uri and not Path(database).exists():
-        raise UsageError(f"{asked.model}: nothing is registered yet, there is no {database}")  # MLflow would make it
-    model, job, taken = prepare(asked, where.options, where)
+    model, job, taken = prepare(asked, where.options, _registry(asked, where))
     lines = [
         f"model: {model.name} {model.version} ({model.digest[:12]})",
         f"rows: {taken.num_rows:,} in {len(taken.files)} files",
@@ -169,6 +177,8 @@ def _work(
     from rnnlm.batch.run import run_job
 
     tracking = where.tracking
+    if where.options.force:
+        _leave_run(tracking, job, model)
     run_id = tracking.start_run(
         _experiment(model), f"generate {job.key}", "generate",
         tags={"rnnlm.model": f"{model.name}/{model.version}"},
@@ -185,7 +195,7 @@ def _work(
             done += rows
             progress.update(done, taken.num_rows, "rows")
 
-        manifest = run_job(job, taken, output, _worker(job, taken, model, where, advance))
+        manifest = run_job(job, taken, output, _worker(job, taken, model, where, advance), anew=where.options.force)
         outcome.seconds = manifest["seconds"]
         _log(tracking, run_id, job, output, manifest)
     return manifest
@@ -196,6 +206,13 @@ def _experiment(model: "Resolved") -> str:
     return f"{model.name}/batch"
 
 
+def _leave_run(tracking: "SpooledTracking", job: "Job", model: "Resolved") -> None:
+    """Keep the run of the work that was finished before from being found: doing it again has a run of its own."""
+    run_id = tracking.find_run(_experiment(model), {KEY_TAG: job.key})
+    if run_id is not None and tracking.run_status(run_id) == "FINISHED":
+        tracking.set_tags(run_id, {KEY_TAG: f"{job.key}, made again"})
+
+
 def _log(tracking: "SpooledTracking", run_id: str, job: "Job", output: Any, manifest: dict[str, Any]) -> None:
     """What the run of a job shows; what it shows already is not logged again."""
     tracking.log_once(run_id, _figures(manifest))
@@ -204,27 +221,57 @@ def _log(tracking: "SpooledTracking", run_id: str, job: "Job", output: Any, mani
 
 
 def _settle(job: "Job", model: "Resolved", output: Any, manifest: dict[str, Any], where: Surroundings) -> None:
-    """Close the run of a job that was killed between its manifest and its end."""
-    run_id = where.tracking.find_run(_experiment(model), {KEY_TAG: job.key})
-    if run_id is not None and where.tracking.run_status(run_id) != "FINISHED":
-        _log(where.tracking, run_id, job, output, manifest)
-        where.tracking.end_run(run_id)
+    """Close the run of a job that was killed between its manifest and its end, if the tracking server lets us."""
+    if _is_absent(where.options.tracking_uri):
+        return
+    try:
+        run_id = where.tracking.find_run(_experiment(model), {KEY_TAG: job.key})
+        if run_id is not None and where.tracking.run_status(run_id) != "FINISHED":
+            _log(where.tracking, run_id, job, output, manifest)
+            where.tracking.end_run(run_id)
+    except RnnlmError as error:
+        where.console.say(f"generate: the output is whole, whether its run is closed is not known: {error}")
+
+
+def _registry(asked: Request, where: Surroundings) -> "Tracking | None":
+    """The tracking server, asked without sending it anything that waits, and without making a database.
+
+    Raises:
+        UsageError: there is no database.
+        UnreachableError: there is no answer.
+    """
+    if not asked.is_registered:
+        return None
+    uri = where.options.tracking_uri
+    if _is_absent(uri):
+        raise UsageError(f"{asked.model}: nothing is registered yet, there is no {uri.removeprefix('sqlite:///')}")
+    where.check_libraries()
+    from rnnlm.integrations.mlflow_tracking import Tracking
+
+    return Tracking(uri)
+
+
+def _is_absent(tracking_uri: str) -> bool:
+    """Whether the tracking database is a file that is not there; MLflow would make it."""
+    scheme, _, path = tracking_uri.partition(":///")
+    return scheme == "sqlite" and not Path(unquote(path)).exists()
 
 
 def _worker(
     job: "Job", taken: "Snapshot", model: "Resolved", where: Surroundings, advance: Callable[[int], None]
 ) -> "Callable[[ShardWork, Iterator[Shard]], None]":
-    """In this process where the input is small, else on a pool of Ray actors."""
+    """In this process where the input is small or no workers are wanted, else on a pool of Ray actors."""
     from rnnlm.batch.run import Worker, in_process
 
-    if taken.num_rows <= job.batch.in_process_rows and where.options.address is None:
+    options = where.options
+    is_small = taken.num_rows <= job.batch.in_process_rows and options.address is None
+    if options.workers == 0 or is_small:
         from rnnlm.package import load_package
 
         with where.starting_up():
             return in_process(Worker(load_package(model.folder), model.folder, where.console.say), advance)
     from rnnlm.integrations import ray_generate
 
-    options = where.options
     placement = where.ray.placement(options.workers, options.cpus_per_worker, options.gpus_per_worker)
     return ray_generate.on_actors(model.folder, placement, advance)
 
@@ -233,6 +280,21 @@ def _figures(manifest: dict[str, Any]) -> dict[str, float]:
     statuses = {f"batch/rows_{status}": float(count) for status, count in manifest["by_status"].items()}
     rate = {"batch/rows_per_second": manifest["rows"] / max(manifest["seconds"], 1e-6)}
     return {"batch/rows": float(manifest["rows"])} | statuses | rate
+
+
+def _alert(manifest: dict[str, Any], limits: BatchConfig) -> str | None:
+    """Which bounds the rows of a job cross; None: none."""
+    bounds = {
+        "rejected": ("generate.max_reject_share", limits.max_reject_share),
+        "flagged": ("generate.max_flagged_share", limits.max_flagged_share),
+    }
+    rows, crossed = manifest["rows"], []
+    for status, (name, most) in bounds.items():
+        count = manifest["by_status"].get(status, 0)
+        share = count / max(1, rows)
+        if most is not None and share > most:
+            crossed.append(f"{count:,} of {rows:,} rows are {status}, a share of {share:.3g}, above {name} = {most:g}")
+    return "; ".join(crossed) or None
 
 
 def _samples(folder: Any, manifest: dict[str, Any]) -> list[str]:

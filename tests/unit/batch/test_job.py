@@ -51,6 +51,7 @@ def test_the_key_depends_on_model_input_and_effective_settings_only() -> None:
     assert key == make_job(model=ModelIdentity("d" * 64, "demo", "4")).key
     assert key == make_job(decode=DecodeConfig(method="greedy", beam_size=9, batch_tokens=7)).key
     assert key == make_job(batch=BatchConfig(shard_rows=2, in_process_rows=0, batch_timeout_s=9.0)).key
+    assert key == make_job(batch=BatchConfig(shard_rows=2, max_reject_share=0.1, max_flagged_share=0.2)).key
     assert key != make_job(model=ModelIdentity("e" * 64, "demo", "3")).key
     assert key != make_job(decode=DecodeConfig(method="greedy", max_length=9)).key
     assert key != make_job(snapshot=()).key

@@ -111,6 +111,66 @@ def test_a_stopped_job_goes_on_and_ends_with_the_same_files(lines: Path) -> None
     assert files(folder) == files(job.folder(whole))
 
 
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("moment", ["ledger half gone", "ledger gone", "manifest gone", "one part", "all parts"])
+def test_a_job_that_is_done_anew_and_killed_on_the_way_ends_whole(
+    lines: Path, moment: str, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, taken = prepared(lines)
+    output = Store(str(lines / "out"))
+    folder = job.folder(output)
+    first = run_job(job, taken, output, in_process(worker(Shouter()), _ignore))
+    whole = files(folder)
+    delete = Store.delete
+
+    def dies(self: Store, name: str) -> None:
+        if name == jobs.LEDGER_FOLDER and moment == "ledger half gone":
+            delete(self, f"{name}/part-00000.json")
+            raise Killed
+        if name == jobs.MANIFEST_FILE and moment == "ledger gone":
+            raise Killed
+        delete(self, name)
+        if name == jobs.MANIFEST_FILE and moment == "manifest gone":
+            raise Killed
+
+    def advance(rows: int) -> None:
+        if moment == "one part":
+            raise Killed
+
+    def commit(*_: object) -> None:
+        raise Killed
+
+    generator, later = Shouter(), Shouter()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "delete", dies)
+        patch.setattr(jobs, "commit", commit)
+        with pytest.raises(Killed):
+            run_job(job, taken, output, in_process(worker(generator), advance), anew=True)
+    stands = moment in ("ledger half gone", "ledger gone")
+    assert jobs.manifest(folder) == (first if stands else None)
+
+    manifest = run_job(job, taken, output, in_process(worker(later), _ignore), anew=again)
+    assert len(generator.batches) + len(later.batches) == (0 if stands and not again else 3)
+    assert manifest == jobs.manifest(folder)
+    assert (manifest == first) == (stands and not again)
+    assert files(folder) == whole
+    assert [row["output"] for row in jobs.read_rows(folder)] == ["ONE", "TWO", "THREE", "FOUR"]
+
+
+def test_a_job_is_done_anew_only_under_the_lease(lines: Path) -> None:
+    job, taken = prepared(lines)
+    output = Store(str(lines / "out"))
+    first = run_job(job, taken, output, in_process(worker(Shouter()), _ignore))
+    with lease(job.folder(output)), pytest.raises(LeaseHeldError, match="held by process"):
+        run_job(job, taken, output, in_process(worker(Shouter()), _ignore), anew=True)
+    assert jobs.manifest(job.folder(output)) == first
+    assert list(jobs.finished(job.folder(output), job)) == job.shard_names
+
+
 def test_all_parts_without_a_manifest_need_only_the_manifest(lines: Path) -> None:
     job, taken = prepared(lines)
     output = Store(str(lines / "out"))

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines import generate as command
 from rnnlm.batch.run import ShardWork, Worker, in_process
-from rnnlm.errors import ConfigError, UsageError
+from rnnlm.errors import ConfigError, UnreachableError, UsageError
 from rnnlm.package import load_package
 from rnnlm.stages import context as places
 from rnnlm.stages import generate
@@ -133,6 +133,10 @@ def test_the_precision_that_is_used_is_part_of_the_key(
         (["generate.text_column=c"], MODEL, ("table.tsv",), 2, "no column 'c' (it has: a, b)"),
         (["--check"], "models:/nobody@champion", ("in.txt",), 2, "nothing is registered yet"),
         (["--workers", "x"], MODEL, ("in.txt",), 2, "--workers: should be a number of at least 0"),
+        (["--from", "abc"], MODEL, ("in.txt",), 2, "--from: means nothing here"),
+        (["--check", "--from", "abc"], MODEL, ("in.txt",), 2, "--from: means nothing here"),
+        (["--force", "--verify"], MODEL, ("in.txt",), 2, "--force: does not go with --verify"),
+        (["generate.max_reject_share=2"], MODEL, ("in.txt",), 2, "generate.max_reject_share: should be"),
     ],
 )
 def test_what_cannot_be_done(
@@ -170,6 +174,135 @@ def test_large_input_goes_to_actors(desk: Path, main: Main, monkeypatch: pytest.
     assert main("generate.in_process_rows=3", "--workers", "2") == 0
     assert asked == [(2, None, None)]
     assert len(rows(desk)) == 4
+
+
+def test_without_workers_any_number_of_rows_stays_in_this_process(
+    desk: Path, main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(self: Surroundings) -> Any:
+        raise AssertionError("Ray is not needed")
+
+    monkeypatch.setattr(Surroundings, "ray", property(started))
+    assert main("generate.in_process_rows=0", "--workers", "0", "--address", "127.0.0.1:1") == 0
+    assert len(rows(desk)) == 4
+
+
+def test_force_does_a_finished_job_again_with_a_run_of_its_own(
+    desk: Path, main: Main, memory_tracking: Any, last_line: Callable[[], Any]
+) -> None:
+    assert main("generate.shard_rows=2") == 0
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in (desk / "out").glob("run=*/*.parquet")}
+    assert main("generate.shard_rows=2", "--force", "--json") == 0
+    line = last_line()
+    assert (line["skipped"], line["run_id"]) == (False, "run1")
+    assert [run["status"] for run in memory_tracking.runs.values()] == ["FINISHED"] * 2
+    assert len(before) == 2
+    for path, (data, number) in before.items():
+        assert path.read_bytes() == data
+        assert path.stat().st_ino != number
+    assert main("generate.shard_rows=2", "--verify") == 0
+
+
+def test_force_goes_on_with_a_job_that_has_not_finished(
+    desk: Path, main: Main, memory_tracking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main("--force") == 0
+    (manifest,) = (desk / "out").glob("run=*/manifest.json")
+    (part,) = (desk / "out").glob("run=*/*.parquet")
+    memory_tracking.runs["run0"]["status"] = "KILLED"
+    manifest.unlink()
+    number = part.stat().st_ino
+    assert main("--force") == 0
+    assert part.stat().st_ino == number
+    assert manifest.exists()
+    assert memory_tracking.runs["run0"]["status"] == "FINISHED"
+    assert len(memory_tracking.runs) == 1
+
+
+@pytest.fixture
+def killed(desk: Path, main: Main, memory_tracking: Any) -> Any:
+    """The run of a job with a model in a folder that was killed when its manifest was written."""
+    assert main() == 0
+    (desk / "store" / "mlflow.db").touch()
+    (run,) = memory_tracking.runs.values()
+    run.update(status="RUNNING", metrics={}, artifacts=[])
+    return run
+
+
+def test_the_run_of_a_job_that_was_killed_after_its_manifest_is_closed(desk: Path, main: Main, killed: Any) -> None:
+    assert main() == 0
+    assert killed["status"] == "FINISHED"
+    assert killed["metrics"]["batch/rows"] == 4
+    assert killed["artifacts"] == ["manifest.json"]
+
+
+def test_a_finished_job_needs_no_tracking_server(
+    desk: Path, main: Main, killed: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def away(self: Surroundings) -> Any:
+        raise UnreachableError("no answer")
+
+    monkeypatch.setattr(Surroundings, "tracking", property(away))
+    assert main() == 0
+    assert "whether its run is closed is not known: no answer" in capfd.readouterr().out
+    (desk / "store" / "mlflow.db").unlink()
+    assert main() == 0
+    assert "not known" not in capfd.readouterr().out
+    assert killed["status"] == "RUNNING"
+
+
+def test_check_and_verify_send_nothing_that_waits(
+    desk: Path, main: Main, memory_tracking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rnnlm.integrations import mlflow_registry, mlflow_tracking
+
+    asked: list[Any] = []
+
+    def resolve(uri: str, tracking: Any) -> mlflow_registry.Resolved:
+        asked.append(tracking)
+        return mlflow_registry.Resolved(MODEL, "animals", "1", "d" * 64)
+
+    def sends(self: Surroundings) -> Any:
+        raise AssertionError("it sends what waits in the store")
+
+    monkeypatch.setattr(mlflow_registry, "resolve", resolve)
+    monkeypatch.setattr(mlflow_tracking, "Tracking", lambda uri: f"asks {uri}")
+    assert main(model="models:/animals/1") == 0
+    (desk / "store" / "mlflow.db").touch()
+    monkeypatch.setattr(Surroundings, "tracking", property(sends))
+    for option in ("--check", "--verify"):
+        assert main(option, model="models:/animals/1") == 0
+    assert asked == [memory_tracking, *[f"asks sqlite:///{desk}/store/mlflow.db"] * 2]
+
+
+def test_a_bound_that_is_crossed_is_told_and_everything_is_written(
+    desk: Path, main: Main, memory_tracking: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (desk / "odd.jsonl").write_text('{"source": "red foxes"}\n{"source": 3}\nnot json\n{"source": "old"}\n')
+
+    def ended(*bounds: str) -> tuple[int, dict[str, Any], str]:
+        code = main("decode.max_length=1", "--json", *bounds, inputs=("odd.jsonl",))
+        out = capfd.readouterr().out
+        return code, json.loads(out.splitlines()[-1]), out
+
+    rejected = "2 of 4 rows are rejected, a share of 0.5, above generate.max_reject_share = 0.4"
+    flagged = "2 of 4 rows are flagged, a share of 0.5, above generate.max_flagged_share = 0"
+    code, line, out = ended("generate.max_reject_share=0.4", "generate.max_flagged_share=0")
+    assert code == 4
+    assert (line["exit_code"], line["error"], line["skipped"]) == (4, f"{rejected}; {flagged}", False)
+    assert f"generate: {rejected}; {flagged}\n" in out
+    assert len(list((desk / "out").glob("run=*/manifest.json"))) == 1
+    assert [run["status"] for run in memory_tracking.runs.values()] == ["FINISHED"]
+
+    for bounds, error in (
+        (["generate.max_reject_share=0.4"], rejected),
+        (["generate.max_flagged_share=0"], flagged),
+        (["generate.max_reject_share=0.5", "generate.max_flagged_share=0.5"], None),
+        ([], None),
+    ):
+        code, line, _ = ended(*bounds)
+        assert (code, line["error"], line["skipped"]) == (4 if error else 0, error, True)
+    assert len(list((desk / "out").iterdir())) == 1
 
 
 def test_a_request_in_a_ray_job_needs_absolute_paths(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
