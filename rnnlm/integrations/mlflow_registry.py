@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from rnnlm import faults
 from rnnlm.decoding.generator import Generator
-from rnnlm.errors import RnnlmError, UnreachableError, UsageError
+from rnnlm.errors import RnnlmError, UnreachableError, UsageError, without_secrets
 from rnnlm.integrations.mlflow_model import ARTIFACT, global_address, log_model
 from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.package import load_package, package_digest
@@ -73,6 +73,8 @@ class Registry:
     ) -> Version:
         """Log a package as a model of a run, and make it a new version, once for a run and a package.
 
+        A version that is there already is described anew: what was decided about it may have changed.
+
         Args:
             package: folder of the model package.
             name: registered name, made where it is new.
@@ -82,7 +84,7 @@ class Registry:
             description: of the version, for people.
         """
         digest = package_digest(package)
-        version = self._made_by(name, run_id, digest)
+        version = self.made_by(name, run_id, digest)
         if version is None:
             with self._reaching():
                 uri = log_model(package, run_id=run_id, tracking_uri=self._tracking.uri)
@@ -95,18 +97,30 @@ class Registry:
                 )
                 faults.point("version.created")
             version = _version(made)
+        else:
+            self._describe(version, tags or {}, description)
         if alias is not None:
             self.set_alias(name, alias, version.version)
         return version
 
-    def _made_by(self, name: str, run_id: str, digest: str) -> Version | None:
-        """The version that a run made of a package before it was killed."""
+    def made_by(self, name: str, run_id: str, digest: str) -> Version | None:
+        """The version that a run made of the package with this digest; None where it has not."""
         if self._find(name) is None:
             return None
         with self._reaching():
             found = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
         same = [version for version in map(_version, found) if version.digest == digest]
         return min(same, key=lambda version: int(version.version), default=None)
+
+    def _describe(self, version: Version, tags: Mapping[str, str], description: str) -> None:
+        """Bring up to date what a version says of itself."""
+        with self._reaching():
+            found = self._client.get_model_version(version.name, version.version)
+            for key, value in tags.items():
+                if found.tags.get(key) != value:
+                    self._client.set_model_version_tag(version.name, version.version, key, value)
+            if description and found.description != description:
+                self._client.update_model_version(version.name, version.version, description)
 
     def champion(self, name: str) -> Version | None:
         """The version that carries `champion`; None where there is no such model, or no champion."""
@@ -259,9 +273,8 @@ class Registry:
             if aliases is None:
                 names = sorted(model.name for model in self._client.search_registered_models(max_results=50))
                 known = f"there are {', '.join(names)}" if names else "none is registered yet"
-                return UsageError(
-                    f"models:/{name}{what}: no registered model {name!r} at {self._tracking.uri}; {known}"
-                )
+                where = without_secrets(self._tracking.uri)
+                return UsageError(f"models:/{name}{what}: no registered model {name!r} at {where}; {known}")
             latest = self._client.search_model_versions(f"name = '{name}'", max_results=20)
         versions = ", ".join(sorted((str(version.version) for version in latest), key=int)) or "none"
         shown = ", ".join(f"@{alias} ({version})" for alias, version in sorted(aliases.items())) or "none"
@@ -273,7 +286,8 @@ class Registry:
             with global_address(self._tracking.uri):
                 yield
         except MlflowException as error:
-            message = f"MLflow at {self._tracking.uri}: {str(error).strip().splitlines()[0]}"
+            reason = str(error).strip().splitlines()[0]
+            message = f"MLflow at {without_secrets(self._tracking.uri)}: {reason}"
             kind = UnreachableError if error.error_code in {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"} else RnnlmError
             raise kind(message) from error
 

@@ -1,8 +1,14 @@
 """Package the trained model and register it; the gate decides whether it becomes champion."""
 
+import contextlib
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnnlm.batch.lease import LEASE_FILE, Lease, LeaseHeldError, lease
+from rnnlm.config import digest
 from rnnlm.errors import UsageError
 from rnnlm.stages import evaluate
 from rnnlm.stages.context import Context, Outcome, Work
@@ -15,9 +21,12 @@ if TYPE_CHECKING:
     from rnnlm.decoding.generator import Generator
     from rnnlm.evaluation.gate import Decision
     from rnnlm.evaluation.report import Report
+    from rnnlm.integrations.mlflow_registry import Version
 
 PACKAGE_FOLDER = "package"
 DECISION_FILE = "decision.json"
+WAIT_S = 1.0
+"""Seconds after which one that waits for its turn looks again."""
 
 
 def run(context: Context) -> Outcome:
@@ -83,12 +92,9 @@ def _publish(
     save_package(local, generator)
     if folder.local() is None:
         folder.upload(local, PACKAGE_FOLDER)
-    decision = _decided(folder, run_id)
-    if decision is None:
-        decision = decide(context, origin, generator)
-        # Once the version is champion it would be compared with itself: what was decided stands, whatever is killed.
-        folder.write_json(DECISION_FILE, {"run_id": run_id, "decision": asdict(decision)})
-    model = _register(context, local, run_id, decision, evaluated)
+    with _turn(context) as held:
+        decision = _decision(context, folder, run_id, local, origin, generator)
+        model = _register(context, local, run_id, decision, evaluated, held)
     outputs = {"package_digest": package_digest(local), "alias": alias(decision), "version": model.version}
     outputs["reason"] = decision.reason
     notes = [f"  {experiment.model_name} version {model.version} is {alias(decision)}: {decision.reason}"]
@@ -104,12 +110,49 @@ def _shown(check: "PrecisionCheck") -> str:
     return f"decoding in {check.precision} is {verdict}: {figures}"
 
 
-def _decided(folder: Store, run_id: str) -> "Decision | None":
-    """What was decided before this stage was killed; a run at another tracking server has another champion."""
-    from rnnlm.evaluation.gate import Decision
+def lease_name(model_name: str) -> str:
+    """The lease of who judges and registers a version of a model, in the store; a digest, as names may be long."""
+    return f"models/{digest(model_name)[:16]}.{LEASE_FILE}"
 
+
+@contextlib.contextmanager
+def _turn(context: Context) -> Iterator[Lease]:
+    """Wait for the others that register versions of this model: a champion that they make is the one to beat."""
+    name = context.experiment.model_name
+    with contextlib.ExitStack() as stack:
+        held, waiting = None, False
+        while held is None:
+            context.interrupts.check()
+            try:
+                held = stack.enter_context(lease(context.store, lease_name(name)))
+            except LeaseHeldError as error:
+                if not waiting:
+                    context.console.say(f"  another version of {name} is being registered: {error}")
+                waiting = True
+                time.sleep(WAIT_S)
+        yield held
+
+
+def _decision(
+    context: Context, folder: Store, run_id: str, package: Path, origin: "Lineage", generator: "Generator"
+) -> "Decision":
+    """What was decided before this stage was killed, or else, or if another champion came meanwhile, a decision now."""
+    from rnnlm.evaluation.gate import Decision
+    from rnnlm.integrations import mlflow_registry
+    from rnnlm.package import package_digest
+
+    registry, name = mlflow_registry.Registry(context.tracking), context.experiment.model_name
+    champion = registry.champion(name)
+    version = None if champion is None else champion.version
     noted = folder.read_json(DECISION_FILE) if folder.exists(DECISION_FILE) else {}
-    return Decision(**noted["decision"]) if noted.get("run_id") == run_id else None
+    if noted.get("run_id") == run_id:  # a run at another tracking server has another champion
+        # Once our version is champion it would be compared with itself.
+        is_ours = champion is not None and champion == registry.made_by(name, run_id, package_digest(package))
+        if is_ours or version == noted.get("champion"):
+            return Decision(**noted["decision"])
+    decision = decide(context, origin, generator, champion)
+    folder.write_json(DECISION_FILE, {"run_id": run_id, "champion": version, "decision": asdict(decision)})
+    return decision
 
 
 def alias(decision: "Decision") -> str:
@@ -117,15 +160,13 @@ def alias(decision: "Decision") -> str:
     return "champion" if decision.promote else "challenger"
 
 
-def decide(context: Context, origin: "Lineage", generator: "Generator") -> "Decision":
+def decide(context: Context, origin: "Lineage", generator: "Generator", champion: "Version | None") -> "Decision":
     """Score the challenger on the gate split, beside the champion, or beside trivial baselines where there is none."""
     from rnnlm import assemble
     from rnnlm.evaluation import gate
     from rnnlm.integrations import mlflow_registry
 
     experiment = context.experiment
-    registry = mlflow_registry.Registry(context.tracking)
-    champion = registry.champion(experiment.model_name)
     split = next((name for name in ("gate", "valid") if origin.has_split(name)), None)
     if split is None:
         reason = "Not promoted: the corpus has neither a gate split nor a valid one to judge it on."
@@ -139,28 +180,27 @@ def decide(context: Context, origin: "Lineage", generator: "Generator") -> "Deci
     challenger = score(generator, champion is None)
     if champion is None:
         return gate.decide(experiment.task, challenger.figures, None, challenger.baselines)
-    best = registry.load(champion)
+    best = mlflow_registry.Registry(context.tracking).load(champion)
     same = generator.tokenizer.digest == best.tokenizer.digest
     return gate.decide(experiment.task, challenger.figures, score(best, False).figures, [], same_tokenizer=same)
 
 
-def _register(context: Context, package: Any, run_id: str, decision: "Decision", evaluated: "Record") -> Any:
+def _register(
+    context: Context, package: Path, run_id: str, decision: "Decision", evaluated: "Record", held: Lease
+) -> "Version":
+    """Make the version, and give it its alias while the decision is still about the champion that there is."""
     from rnnlm.integrations import mlflow_registry
 
+    registry, name = mlflow_registry.Registry(context.tracking), context.experiment.model_name
     tags = {"rnnlm.reason": decision.reason, "rnnlm.evaluate_run": evaluated.run_id or ""}
-    tags |= {name: f"{value:.6g}" for name, value in evaluated.outputs["metrics"].items() if name.startswith("test/")}
-    return mlflow_registry.Registry(context.tracking).register(
-        package,
-        context.experiment.model_name,
-        run_id=run_id,
-        alias=alias(decision),
-        tags=tags,
-        description=decision.reason,
-    )
+    tags |= {key: f"{value:.6g}" for key, value in evaluated.outputs["metrics"].items() if key.startswith("test/")}
+    version = registry.register(package, name, run_id=run_id, tags=tags, description=decision.reason)
+    held.check()
+    registry.set_alias(name, alias(decision), version.version)
+    return version
 
 
 def _scratch() -> Any:
     import tempfile
-    from pathlib import Path
 
     return Path(tempfile.mkdtemp(prefix="rnnlm-package-"))

@@ -3,6 +3,7 @@
 import sys
 import time
 
+from rnnlm.artifacts import Record
 from rnnlm.config import digest
 from rnnlm.stages import evaluate, ingest, register, tokenize_corpus, train, tune
 from rnnlm.stages.context import Context, Outcome, Surroundings
@@ -13,10 +14,11 @@ PIPELINE_TAG = "rnnlm.pipeline"
 def run(context: Context) -> Outcome:
     """Do the stages in their order, in one Ray session, below one MLflow run."""
     experiment = context.experiment
-    context.pipeline_run_id = pipeline_run(context)
-    outcomes = []
-    with context.tracking.closing(context.pipeline_run_id):
-        outcomes += [ingest.run(context), tokenize_corpus.run(context)]
+    tracking = context.tracking  # that it does not answer should show before there is any work
+    outcomes = [ingest.run(context)]
+    context.pipeline_run_id = pipeline_run(context, outcomes[0].record)
+    with tracking.closing(context.pipeline_run_id):
+        outcomes.append(tokenize_corpus.run(context))
         _log_reports(context, outcomes)
         if experiment.tune.trials:
             outcomes.append(tune.run(context))
@@ -24,7 +26,7 @@ def run(context: Context) -> Outcome:
             assert record is not None
             context = context.with_experiment(tune.best_experiment(experiment, record))
         outcomes += [stage.run(context) for stage in (train, evaluate, register)]
-        context.tracking.log_once(context.pipeline_run_id or "", outcomes[-2].metrics)
+        tracking.log_once(context.pipeline_run_id or "", outcomes[-2].metrics)
     return summarize(context, outcomes)
 
 
@@ -34,16 +36,20 @@ def flush(where: Surroundings) -> Outcome:
     return Outcome("run_all", notes=["  nothing waits for MLflow any more"])
 
 
-def pipeline_run(context: Context) -> str:
-    """The parent run: the one of this very experiment if there is one, so that a restart adds no second."""
+def pipeline_run(context: Context, corpus: Record | None) -> str:
+    """The parent run: the one of this very experiment and corpus if there is one, so that a restart adds no second.
+
+    The experiment names files, whose contents change: so it is made after `ingest`, which has no run of its own.
+    """
     experiment = context.experiment
+    assert corpus is not None
     return context.tracking.start_run(
         experiment.name,
         f"pipeline {time.strftime('%Y-%m-%d %H:%M')}",
         "pipeline",
         tags={"rnnlm.task": experiment.task, "rnnlm.command": " ".join(sys.argv[1:])[:4_000]},
         params={"task": experiment.task, "seed": experiment.seed, "data": experiment.data.plain()},
-        identity={PIPELINE_TAG: digest(experiment.plain())[:16]},
+        identity={PIPELINE_TAG: digest({"experiment": experiment.plain(), "corpus": corpus.digest})[:16]},
     )
 
 

@@ -83,6 +83,30 @@ def test_every_container_has_the_token_and_no_more_rights_than_it_needs() -> Non
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
 
 
+def test_the_operator_and_the_submitter_reach_the_dashboard_with_the_token() -> None:
+    for spec in (manifest("train.yaml")["spec"], manifest("generate_nightly.yaml")["spec"]["jobTemplate"]):
+        cluster = spec["rayClusterSpec"]
+        assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
+        assert cluster["authOptions"]["mode"] == "token"
+        for group in [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]:
+            (container,) = group["template"]["spec"]["containers"]
+            (token,) = [entry for entry in container["env"] if entry["name"] == "RAY_AUTH_TOKEN"]
+            # The key is the one that the operator reads.
+            wanted = {"name": cluster["authOptions"]["secretName"], "key": "auth_token"}
+            assert token["valueFrom"]["secretKeyRef"] == wanted
+
+
+def test_the_nightly_input_is_on_a_volume_of_the_head() -> None:
+    nightly = manifest("generate_nightly.yaml")["spec"]["jobTemplate"]
+    inputs = parsed(nightly["entrypoint"], generate.parser(), "pipelines.generate").input
+    pod = nightly["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
+    assert inputs
+    assert all(any(Path(each).is_relative_to(path) for path in mounts.values()) for each in inputs)
+
+
 def test_the_cron_line_runs_a_command_that_exists() -> None:
     (line,) = [line for line in (ROOT / "infra/schedule/crontab").read_text().splitlines() if re.match(r"[\d*]", line)]
     fields = line.split(None, 5)

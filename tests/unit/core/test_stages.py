@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from rnnlm import artifacts, assemble, experiment
 from rnnlm.console import Console
 from rnnlm.data.shards import read_tokens
 from rnnlm.errors import ConfigError, RnnlmError, UsageError
-from rnnlm.evaluation import costs
+from rnnlm.evaluation import costs, gate
 from rnnlm.experiment import Experiment
 from rnnlm.interrupts import Interrupts
 from rnnlm.models.matching import TOLERANCE, layer_parameters
@@ -92,14 +93,32 @@ class Registry:
 
     def champion(self, name: str) -> Any:
         holders = [each for each in self.versions if each["alias"] == "champion" and each["name"] == name]
-        return holders[-1] if holders else None
+        return _numbered(holders[-1]) if holders else None
 
     def load(self, version: Any) -> Any:
-        return load_package(version["package"])
+        return load_package(version.package)
+
+    def made_by(self, name: str, run_id: str, digest: str) -> Any:
+        made = [each for each in self.versions if (each["name"], each["run_id"]) == (name, run_id)]
+        return _numbered(made[0]) if made else None
 
     def register(self, package: Path, name: str, **rest: Any) -> Any:
-        self.versions.append({"package": package, "name": name, **rest})
-        return types.SimpleNamespace(version=str(len(self.versions)))
+        made = self.made_by(name, rest["run_id"], "")
+        if made is None:
+            made = {"version": str(len(self.versions) + 1), "package": package, "name": name, "alias": "", **rest}
+            self.versions.append(made)
+            made = _numbered(made)
+        return made
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        for each in self.versions:
+            if each["name"] == name and (each["version"] == version or each["alias"] == alias):
+                each["alias"] = alias if each["version"] == version else ""
+
+
+def _numbered(version: dict[str, Any]) -> Any:
+    """A version as the stages see it."""
+    return types.SimpleNamespace(**{key: version[key] for key in ("version", "package", "name", "run_id")})
 
 
 def search(job: Any, session: Any, *, tracking: Any, on_progress: Any, stop_requested: Any) -> Any:
@@ -306,6 +325,24 @@ def test_another_mlflow_gets_everything_again(make: Make, memory_tracking: Any) 
     assert sorted(relogged["evaluate"]["artifacts"]) == sorted(logged["evaluate"]["artifacts"])
 
 
+def test_other_contents_of_the_same_files_get_a_parent_run_of_their_own(
+    make: Make, desk: Path, memory_tracking: Any
+) -> None:
+    before = (desk / "pairs.tsv").read_text()
+    first = run_all.run(make("pairs.toml"))
+    (desk / "pairs.tsv").write_text(before.replace("cat\tdie", "cow\tzwei"))
+    other = run_all.run(make("pairs.toml"))
+    assert other.run_id != first.run_id
+    assert other.metrics != first.metrics
+    for outcome in (first, other):
+        assert memory_tracking.runs[outcome.run_id]["metrics"] == outcome.metrics
+        children = [run["stage"] for run in memory_tracking.runs.values() if run.get("parent_run_id") == outcome.run_id]
+        assert children == ["train", "evaluate", "register"]
+    assert run_all.run(make("pairs.toml")).run_id == other.run_id
+    (desk / "pairs.tsv").write_text(before)
+    assert run_all.run(make("pairs.toml")).run_id == first.run_id
+
+
 def test_a_search_comes_before_the_training(make: Make, desk: Path, memory_tracking: Any) -> None:
     (desk / "pairs.toml").write_text(
         PAIRS + '[tune]\ntrials = 2\n[tune.space]\n"optim.lr" = {kind = "log_uniform", low = 1e-3, high = 1e-1}\n'
@@ -369,6 +406,72 @@ def test_the_chain_of_text(make: Make, memory_tracking: Any) -> None:
     Registry.versions[0]["alias"] = "champion"
     assert not register.run(make("small.toml", "evaluate.samples=2", "register.max_rows=2")).skipped
     assert Registry.versions[1]["alias"] == "challenger"  # equal is not better
+
+
+def test_two_that_register_at_once_take_turns(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts = [make("small.toml", f"seed={seed}") for seed in range(2)]
+    for context in contexts:
+        for stage in (ingest, tokenize_corpus, train, evaluate):
+            stage.run(context)
+    champions, came = list[bool](), threading.Event()
+
+    def decide(_task: str, _challenger: Any, champion: Any, *_rest: Any, **_more: Any) -> gate.Decision:
+        champions.append(champion is not None)
+        if len(champions) == 1:
+            second.start()
+            assert came.wait(60)
+        came.set()
+        return gate.Decision(True, "perplexity", "is better")
+
+    def say(text: str) -> None:
+        if "another version of small is being registered" in text:
+            came.set()
+
+    monkeypatch.setattr(gate, "decide", decide)
+    monkeypatch.setattr(contexts[1].console, "say", say)
+    monkeypatch.setattr(register, "WAIT_S", 0.01)
+    second = threading.Thread(target=register.run, args=(contexts[1],))
+    register.run(contexts[0])
+    second.join(60)
+    assert champions == [False, True]
+    assert [each["alias"] for each in Registry.versions] == ["", "champion"]
+    assert not [name for name in contexts[0].store.files() if "lease" in name]
+
+
+@pytest.mark.parametrize("killed", ["before the alias", "after the alias", "before another champion"])
+def test_a_decision_stands_while_it_is_about_the_present_champion(
+    make: Make, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    context = make("small.toml")
+    for stage in (ingest, tokenize_corpus, train, evaluate):
+        stage.run(context)
+    champions: list[bool] = []
+
+    def decide(_task: str, _challenger: Any, champion: Any, *_rest: Any, **_more: Any) -> gate.Decision:
+        champions.append(champion is not None)
+        return gate.Decision(champion is None, "perplexity", f"reason {len(champions)}")
+
+    set_alias = Registry.set_alias
+
+    def die(self: Registry, *arguments: str) -> None:
+        if killed == "after the alias":
+            set_alias(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gate, "decide", decide)
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "set_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            register.run(context)
+    (ours,) = Registry.versions
+    if killed == "before another champion":
+        Registry.versions.append({**ours, "version": "2", "run_id": "another", "alias": "champion"})
+    outcome = register.run(make("small.toml"))
+    assert outcome.record is not None
+    assert len(champions) == (2 if killed == "before another champion" else 1)
+    assert champions[-1] == (killed == "before another champion")
+    assert outcome.record.outputs["reason"] == f"reason {len(champions)}"
+    assert ours["alias"] == outcome.model_alias == ("champion" if len(champions) == 1 else "challenger")
 
 
 def test_a_model_that_nothing_can_judge_is_not_promoted(make: Make) -> None:
