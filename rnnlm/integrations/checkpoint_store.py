@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from rnnlm.errors import RnnlmError
+from rnnlm.errors import RnnlmError, UnreachableError
 from rnnlm.storage import Store
 from rnnlm.training.checkpoint import Snapshot, newest_valid, take_snapshot
 from rnnlm.training.collective import Collective
@@ -21,6 +21,13 @@ _log = logging.getLogger(__name__)
 
 COMMIT_FILE = "checkpoint.json"
 _FOLDER = "checkpoints"
+
+
+class UnwrittenCheckpoint(RnnlmError):
+    """The disk does not take a checkpoint.
+
+    Not an `UnreachableError`, after which a training's workers are started again: a disk that is full stays so.
+    """
 
 
 def checkpoint_name(step: int) -> str:
@@ -118,8 +125,13 @@ class CheckpointStore:
         except Exception as error:
             with contextlib.suppress(RnnlmError):
                 self._folder.delete(name)  # a full disk needs the room
-            wrapped = RnnlmError(f"{self._folder.path(name)}: the checkpoint cannot be written: {error}")
-            self._problem = error if isinstance(error, RnnlmError) else wrapped
+            if isinstance(error, UnreachableError):
+                self._problem = error
+            elif isinstance(error, RnnlmError):
+                self._problem = UnwrittenCheckpoint(str(error))
+            else:
+                kind = UnwrittenCheckpoint if isinstance(error, OSError) else RnnlmError
+                self._problem = kind(f"{self._folder.path(name)}: the checkpoint cannot be written: {error}")
 
     def _upload(self, snapshot: Snapshot, name: str) -> None:
         with tempfile.TemporaryDirectory(prefix="rnnlm-checkpoint-") as temporary:

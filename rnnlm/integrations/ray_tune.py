@@ -15,7 +15,7 @@ from typing import Any
 import ray.tune
 from ray.tune.search import Searcher
 
-from rnnlm.errors import RnnlmError
+from rnnlm.errors import RnnlmError, UnreachableError
 from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.integrations.ray_cluster import Session
 from rnnlm.integrations.ray_train import STOP_GRACE_S
@@ -62,6 +62,8 @@ def search(
 ) -> SearchResult:
     """Try `tune.trials` settings; a trial that fails is written down, and the search goes on.
 
+    Where the disk or the store fails, the search ends instead, and trials that had not ended stay open.
+
     Args:
         job: what to search. Trials that its ledger has as ended are not run again; open ones go on.
         session: the Ray to use; it has to have room for one trial.
@@ -71,6 +73,7 @@ def search(
 
     Raises:
         ConfigError: the space does not fit the experiment.
+        UnreachableError: the disk or the store failed.
         RnnlmError: Tune itself failed.
     """
     started = time.monotonic()
@@ -191,16 +194,21 @@ class _Tuning:
         try:
             while self._thread.is_alive():
                 self._thread.join(_POLL_S)
-                if stop_at is None and stop_requested():
+                if stop_at is None and (stop_requested() or self._watcher.trouble is not None):
                     stop_at = time.monotonic()
                     self._watcher.ask_to_stop()
                 if on_progress is not None:
                     on_progress(self._watcher.num_ended, self._watcher.num_trials, self._watcher.best_metrics)
                 if stop_at is not None and time.monotonic() - stop_at > STOP_GRACE_S + 3:
-                    return True
+                    break
         except BaseException:
             self._watcher.ask_to_stop()
             raise
+        if self._watcher.trouble is not None:
+            raise UnreachableError(
+                f"{self._watcher.trouble}; no trial is lost by it: make room, or bring back what does not answer, and the "
+                "same command goes on"
+            )
         if self._error is not None and stop_at is None:
             raise RnnlmError(f"the search failed: {str(self._error).strip().splitlines()[-1]}") from self._error
         return stop_at is not None

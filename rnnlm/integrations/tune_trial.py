@@ -13,6 +13,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from rnnlm.errors import RnnlmError, UnreachableError
 from rnnlm.experiment import Experiment
+from rnnlm.integrations.checkpoint_store import UnwrittenCheckpoint
 from rnnlm.integrations.mlflow_tracking import PARENT_TAG, Tracking
 from rnnlm.integrations.ray_cluster import Placement
 from rnnlm.integrations.ray_train import TrainJob, new_attempt, trainer
@@ -24,6 +25,8 @@ from rnnlm.tuning import space as spaces
 TRIAL_TAG = "rnnlm.trial"
 _TRIAL_FILE = "trial.json"
 _RETRY_S = 3.0
+_TROUBLE = (UnreachableError.__name__, UnwrittenCheckpoint.__name__)
+"""Kinds of errors that are no fault of a trial: others would meet them too."""
 _log = logging.getLogger(__name__)
 
 
@@ -72,16 +75,15 @@ def variant(experiment: Experiment, settings: spaces.Settings) -> Experiment:
 def run_trial(config: dict[str, Any], *, job: SearchJob, started_here: bool) -> None:
     """One trial, in its own process: a Train run, with its results handed to Tune.
 
-    The last result has `stop` (why it ended) or `failure` (a message); trying a trial again could not help there. One
-    without a figure has no `progress` either, so that the scheduler does not compare it with others.
+    The last result has `stop` (why it ended), `failure` (a message; trying the trial again could not help) or `trouble` (a
+    message; the disk or the store fails, which is no fault of the trial). One without a figure has no `progress` either, so
+    that the scheduler does not compare it with others.
     """
     settings = settings_of(config, job)
     labels: dict[str, Any] = {"key": spaces.key(settings)}
     nothing = {job.metric: math.inf}
-    if job.folder.exists(STOP_FILE):
-        ray.tune.report({**nothing, **labels, "stop": "requested"})
-        return
     try:
+        _check_stop(job)
         experiment = variant(job.experiment, settings)
         labels["run_id"] = _reached(job, lambda: _child_run(job, labels["key"], settings))
         values = _train(job, experiment, labels, started_here)
@@ -89,14 +91,19 @@ def run_trial(config: dict[str, Any], *, job: SearchJob, started_here: bool) -> 
         ray.tune.report({**nothing, **labels, "stop": "requested"})
         return
     except RnnlmError as error:
-        values = {"error": str(error)}
+        values = {"error": str(error), "error_kind": type(error).__name__}
     if "error" in values:
-        ray.tune.report({**nothing, **labels, "failure": values["error"]})
+        ray.tune.report({**nothing, **labels, "trouble" if _is_trouble(values) else "failure": values["error"]})
         return
     final = {"step": values["step"], "elapsed_s": values["elapsed_s"], "stop": values["stop"]}
     if job.metric in values["metrics"] and values["stop"] != "requested":
         final["progress"] = PROGRESS_UNITS
     ray.tune.report({**nothing, **labels, **values["metrics"], **final})
+
+
+def _is_trouble(values: Mapping[str, Any]) -> bool:
+    """Whether an error is no fault of the trial. The error of workers that ended again and again is named in the text."""
+    return values["error_kind"] in _TROUBLE or any(f": {kind}: " in values["error"] for kind in _TROUBLE)
 
 
 def settings_of(config: Mapping[str, Any], job: SearchJob) -> spaces.Settings:
@@ -125,19 +132,28 @@ def _train(job: SearchJob, experiment: Experiment, labels: dict[str, Any], start
 
 
 class _Stopped(Exception):
-    """The search was asked to stop while a trial waited for MLflow."""
+    """The search was asked to stop before a trial began."""
+
+
+def _check_stop(job: SearchJob) -> None:
+    if job.folder.exists(STOP_FILE):
+        raise _Stopped
 
 
 def _reached(job: SearchJob, ask: Callable[[], str | None]) -> str | None:
-    """Ask MLflow, however long it is away: that is no fault of a trial's settings."""
+    """Ask MLflow, however long it is away: that is no fault of a trial's settings.
+
+    Raises:
+        UnreachableError: it is the store that fails, and the MLflow of a full disk with it.
+    """
     while True:
         try:
             return ask()
         except UnreachableError as error:
             _log.warning("%s; the trial waits", error)
-            if job.folder.exists(STOP_FILE):
-                raise _Stopped from error
-            time.sleep(_RETRY_S)
+        job.folder.check_writable()
+        _check_stop(job)
+        time.sleep(_RETRY_S)
 
 
 def _child_run(job: SearchJob, key: str, settings: spaces.Settings) -> str | None:

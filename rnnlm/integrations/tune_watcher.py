@@ -1,13 +1,16 @@
 """The search's ears: what Ray Tune tells of the trials goes into the ledger and the MLflow runs."""
 
+import contextlib
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import ray.tune
 
+from rnnlm.errors import UnreachableError
 from rnnlm.integrations.batch_tracker import send_unsent
 from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.integrations.ray_train import STOP_GRACE_S
@@ -15,6 +18,8 @@ from rnnlm.integrations.train_worker import STOP_FILE
 from rnnlm.integrations.tune_trial import SearchJob, settings_of
 from rnnlm.tuning import space as spaces
 from rnnlm.tuning.ledger import Ledger, Trial
+
+_log = logging.getLogger(__name__)
 
 
 class Watcher(ray.tune.Callback):
@@ -26,6 +31,8 @@ class Watcher(ray.tune.Callback):
         self._tracking = tracking
         self._running: set[str] = set()
         self.stopper = _StopAll(lambda: bool(self._running))
+        self.trouble: str | None = None
+        """What keeps all trials from going on: a full disk, a store that does not answer. The search ends, they stay open."""
 
     @property
     def num_ended(self) -> int:
@@ -45,8 +52,11 @@ class Watcher(ray.tune.Callback):
 
     def ask_to_stop(self) -> None:
         """Trials that run save and end; those that have not begun end at once."""
-        self._job.folder.write_json(STOP_FILE, {"time": time.time()})
         self.stopper.ask()
+        try:
+            self._job.folder.write_json(STOP_FILE, {"time": time.time()})
+        except UnreachableError as error:
+            _log.warning("%s; trials are not told to stop, and lose what they have not saved", error)
 
     def clear(self) -> None:
         """Forget an earlier wish to stop."""
@@ -55,13 +65,18 @@ class Watcher(ray.tune.Callback):
     def on_trial_start(self, trial: Any, **_info: Any) -> None:
         """Tune's hook."""
         self._running.add(trial.trial_id)
-        self._entry(trial)
+        with self._noting_trouble():
+            self._entry(trial)
 
     def on_trial_result(self, trial: Any, result: dict[str, Any], **_info: Any) -> None:
         """Tune's hook."""
-        entry = self._entry(trial)
-        if "failure" in result or (result.get("stop") == "requested" and "step" not in result):
+        if {"failure", "trouble"} & result.keys() or (result.get("stop") == "requested" and "step" not in result):
             return
+        with self._noting_trouble():
+            self._note(self._entry(trial), result)
+
+    def _note(self, entry: Trial, result: dict[str, Any]) -> None:
+        """Write down what a trial has reached."""
         metrics = {key: float(value) for key, value in result.items() if "/" in key and _is_number(value)}
         old = entry.metrics.get(self._job.metric, math.inf)
         better = metrics.get(self._job.metric, math.inf) <= old
@@ -82,21 +97,41 @@ class Watcher(ray.tune.Callback):
     def on_trial_complete(self, trial: Any, **_info: Any) -> None:
         """Tune's hook; a trial that ASHA stopped completes too."""
         result = trial.last_result or {}
-        entry = self._entry(trial)
-        if "failure" in result:
-            ended = replace(entry, status="failed", error=result["failure"], run_id=result.get("run_id"))
-        elif result.get("stop") == "requested":
-            ended = entry
-        else:
-            ended = replace(entry, status="finished" if "stop" in result else "stopped")
-        self._end(trial, ended)
+        self._running.discard(trial.trial_id)
+        if "trouble" in result:
+            self._give_up(result["trouble"])
+        with self._noting_trouble():
+            entry = self._entry(trial)
+            if "failure" in result:
+                self._fail(entry, result["failure"], result.get("run_id"))
+            elif "trouble" in result:
+                self._end(replace(entry, run_id=result.get("run_id") or entry.run_id))
+            elif result.get("stop") == "requested":
+                self._end(entry)
+            else:
+                self._end(replace(entry, status="finished" if "stop" in result else "stopped"))
 
     def on_trial_error(self, trial: Any, **_info: Any) -> None:
         """Tune's hook; the trial's process failed more often than it may."""
         error = trial.get_error()
         lines = [] if error is None else str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[-1] if lines else "its process was killed more often than it may be"
-        self._end(trial, replace(self._entry(trial), status="failed", error=reason))
+        self._running.discard(trial.trial_id)
+        with self._noting_trouble():
+            entry = self._entry(trial)
+            self._fail(entry, reason, entry.run_id)
+
+    @contextlib.contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        """An error of the store ends the search; Tune would take one from here for an error of the trial."""
+        try:
+            yield
+        except UnreachableError as error:
+            self._give_up(str(error))
+
+    def _give_up(self, trouble: str) -> None:
+        self.trouble = self.trouble or trouble
+        self.stopper.ask()
 
     def _entry(self, trial: Any) -> Trial:
         settings = settings_of(trial.config, self._job)
@@ -107,8 +142,12 @@ class Watcher(ray.tune.Callback):
             self._ledger.put(entry)
         return entry
 
-    def _end(self, trial: Any, entry: Trial) -> None:
-        self._running.discard(trial.trial_id)
+    def _fail(self, entry: Trial, error: str, run_id: str | None) -> None:
+        """A trial failed, unless the store that it needs fails as well."""
+        self._job.folder.check_writable()
+        self._end(replace(entry, status="failed", error=error, run_id=run_id))
+
+    def _end(self, entry: Trial) -> None:
         # The ledger comes last: a trial that it has as ended is not looked at again.
         self._close_run(entry)
         self._ledger.put(entry)
@@ -131,7 +170,7 @@ class _StopAll(ray.tune.Stopper):
 
     def ask(self) -> None:
         """Let the search end."""
-        self._asked_at = time.monotonic()
+        self._asked_at = self._asked_at or time.monotonic()
 
     def __call__(self, *_: Any) -> bool:
         """Whether to stop one trial; never, they do that themselves."""

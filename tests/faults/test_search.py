@@ -1,5 +1,6 @@
 """A search that is killed again and again ends as one that nobody killed: no trial lost, none run twice."""
 
+import contextlib
 import json
 import os
 import random
@@ -307,6 +308,65 @@ def test_a_search_with_asha_and_optuna_goes_on_where_it_was_killed(
         statuses=dict(Counter(row["status"] for row in found.values())),
         seconds=round(time.monotonic() - started),
     )
+
+
+@contextlib.contextmanager
+def on_a_small_disk(place: Place) -> Iterator[Path]:
+    """The store of a place on a disk of its own; the test is skipped where mounting is not allowed."""
+    store, kept = place.folder / "store", place.folder / "kept"
+    store.rename(kept)
+    store.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(store)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed")
+    try:
+        shutil.copytree(kept, store, dirs_exist_ok=True)
+        yield store
+    finally:
+        subprocess.run(["umount", "--lazy", str(store)], check=True)
+
+
+def test_a_disk_that_is_full_uses_up_no_trial(
+    place_of: Callable[..., Place], long_form: bool, report: Callable[..., None]
+) -> None:
+    if not long_form:
+        pytest.skip("make faults does it; tests/integration/test_ray_tune.py has the same in a process")
+    trials, moments = 3, (1, 2)
+    started = time.monotonic()
+    whole, place = place_of("whole", trials, "grace_share = 1.0"), place_of("full", trials, "grace_share = 1.0")
+    with on_a_small_disk(place) as disk:
+        for begun in moments:
+            process = place.start()
+            deadline = time.monotonic() + TIMEOUT_S
+            while len(place.ledger()) < begun and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+                while filler.write(bytes(4096)):
+                    pass
+            code = process.wait(TIMEOUT_S)
+            (disk / "filler").unlink()
+            assert code == 1, place.log()
+            error = json.loads(place.log().splitlines()[-1])["error"]
+            assert str(disk) in error, error
+            assert "No space left on device" in error, error
+            assert "make room" in error, error
+            assert "Traceback" not in place.log()
+            assert {row["status"] for row in place.ledger()} <= {"open", "finished"}
+            assert not (place.search / "best.toml").exists()
+            place.wait_until_gone()
+
+        place.finish()
+        whole.finish()
+
+        found, expected = check(place, trials), check(whole, trials)
+        timed = ("seconds", "run_id", "reports")
+        assert [{key: row[key] for key in row if key not in timed} for row in found] == [
+            {key: row[key] for key in row if key not in timed} for row in expected
+        ]
+        assert [row["status"] for row in found] == ["finished"] * trials
+        assert (place.search / "best.toml").read_bytes() == (whole.search / "best.toml").read_bytes()
+    seconds = round(time.monotonic() - started)
+    report("search on a full disk", faults=len(moments), trials=trials, lost=0, doubled=0, equal=True, seconds=seconds)
 
 
 def trial_process(place: Place) -> psutil.Process | None:

@@ -1,16 +1,21 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray.tune
 
-from rnnlm.errors import ConfigError
+from rnnlm.errors import ConfigError, UnreachableError
+from rnnlm.integrations import tune_trial
 from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.integrations.ray_cluster import Placement, Session
 from rnnlm.integrations.ray_tune import SearchResult, search
-from rnnlm.integrations.tune_trial import SearchJob, variant
+from rnnlm.integrations.tune_trial import SearchJob, run_trial, variant
+from rnnlm.integrations.tune_watcher import Watcher
 from rnnlm.storage import Store
 from rnnlm.training.names import TRAIN_LOSS, VALID_PERPLEXITY_LANED
+from rnnlm.tuning import space as spaces
 from rnnlm.tuning.ledger import Ledger
 
 pytestmark = pytest.mark.integration
@@ -102,6 +107,122 @@ def test_a_search_goes_on_where_it_was_stopped(ray_session: Session, corpus: Any
 
     assert third.trials == second.trials
     assert third.seconds < 2
+
+
+def test_a_disk_that_takes_no_checkpoint_ends_the_search_and_uses_up_no_trial(
+    ray_session: Session, corpus: Any, tmp_path: Path
+) -> None:
+    whole = search(job_of(corpus, tmp_path / "whole", {"grace_share": 1.0}), ray_session)
+    first, *others = [trial["key"] for trial in whole.trials]
+    # A file in the place of a folder: the disk refuses what is to be written there.
+    refusing = [tmp_path / "full" / "trials" / key / "checkpoints" for key in others]
+    for path in refusing:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    job = job_of(corpus, tmp_path / "full", {"grace_share": 1.0})
+
+    with pytest.raises(UnreachableError, match=f"{others[0]}.*cannot be written.*make room.* the same command goes on"):
+        search(job, ray_session)
+
+    assert {trial.key: trial.status for trial in Ledger(job.folder).trials} == {first: "finished", others[0]: "open"}
+    for path in refusing:
+        path.unlink()
+
+    again = search(job, ray_session)
+
+    timed = ("seconds", "reports")
+    assert [{key: row[key] for key in row if key not in timed} for row in again.trials] == [
+        {key: row[key] for key in row if key not in timed} for row in whole.trials
+    ]
+    assert again.best is not None
+    assert again.best.key == (whole.best and whole.best.key)
+
+
+AGAIN = "the workers ended 3 times in a row after step 6, with no new checkpoint: "
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "expected"),
+    [
+        ("UnwrittenCheckpoint", "/x: the checkpoint cannot be written: No space left on device", "trouble"),
+        ("UnreachableError", "store s3://x: does not answer", "trouble"),
+        ("RnnlmError", f"{AGAIN}UnreachableError: store s3://x: does not answer", "trouble"),
+        ("RnnlmError", f"{AGAIN}they were killed or crashed", "failure"),
+        ("Divergence", "step 7: the loss is not finite", "failure"),
+    ],
+)
+def test_an_error_is_a_trials_own_unless_others_would_meet_it(
+    corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, error: str, expected: str
+) -> None:
+    job = job_of(corpus, tmp_path, {})
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray.tune, "report", told.append)
+    monkeypatch.setattr(tune_trial, "_train", lambda *_: {"error": error, "error_kind": kind})
+
+    run_trial(config_of(job), job=job, started_here=True)
+
+    assert [result.keys() & {"trouble", "failure"} for result in told] == [{expected}]
+    assert told[0][expected] == error
+
+
+def test_a_trial_waits_for_mlflow_but_not_for_a_store(
+    corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(corpus, tmp_path, {})
+    answers = [UnreachableError("MLflow: does not answer"), UnreachableError("MLflow: disk is full")]
+    asked: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray.tune, "report", told.append)
+    monkeypatch.setattr(tune_trial, "_RETRY_S", 0.0)
+
+    def ask(*_: Any) -> None:
+        asked.append({})
+        if len(asked) == len(answers):
+            monkeypatch.setattr(Store, "write_bytes", refuse)
+        raise answers[len(asked) - 1]
+
+    monkeypatch.setattr(tune_trial, "_child_run", ask)
+
+    run_trial(config_of(job), job=job, started_here=True)
+
+    assert len(asked) == 2
+    assert [result["trouble"] for result in told] == [FULL]
+
+
+@pytest.mark.parametrize("hook", ["on_trial_complete", "on_trial_error"])
+def test_a_trial_that_fails_while_the_store_does_stays_open(
+    corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    job = job_of(corpus, tmp_path, {})
+    watcher = Watcher(job, Ledger(job.folder), None)
+    error = OSError("its file is gone")
+    trial = SimpleNamespace(
+        trial_id="a", config=config_of(job), last_result={"failure": str(error)}, get_error=lambda: error
+    )
+    watcher.on_trial_start(trial)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_bytes", refuse)
+
+        getattr(watcher, hook)(trial)
+        watcher.ask_to_stop()
+
+    assert watcher.trouble == FULL
+    assert watcher.stopper.stop_all()
+    assert [(each.status, each.error) for each in Ledger(job.folder).trials] == [("open", None)]
+    getattr(watcher, hook)(trial)
+    assert [(each.status, each.error) for each in Ledger(job.folder).trials] == [("failed", str(error))]
+
+
+FULL = "store /x: No space left on device"
+
+
+def refuse(*_: Any) -> None:
+    raise UnreachableError(FULL)
+
+
+def config_of(job: SearchJob) -> dict[str, Any]:
+    """Of a trial, as Tune has it."""
+    return {"settings": spaces.sample(job.experiment.tune.space, job.experiment.seed, 0)}
 
 
 def test_a_trial_may_have_workers_of_its_own(ray_session: Session, corpus: Any, tmp_path: Path) -> None:
