@@ -4,6 +4,7 @@ import hashlib
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rnnlm.package import PACKAGE, load_package
 from rnnlm.text.normalize import normalize
 from rnnlm.text.tokenizer import Tokenizer
 from rnnlm.training.build import build_run, seeded_model, start_at_frequencies
+from rnnlm.training.guard import Divergence
 from rnnlm.training.loop import training_steps
 from rnnlm.training.state import StepReport, TrainingRun, export_weights
 
@@ -48,7 +50,7 @@ def fit(
     """Train a generator on what is in memory. Vocabulary and model are sized to the data and the time.
 
     A small share of the rows (by hash, so that equal sources stay together) is kept for validation; the weights with the
-    best validation are the ones that are returned.
+    best validation are the ones that are returned. So they are, with a `RuntimeWarning`, where the training diverges after one.
 
     Args:
         data: for `text`, lines or documents; for `translate` and `summarize`, pairs (source, target).
@@ -60,6 +62,7 @@ def fit(
     Raises:
         UsageError: an argument that makes no sense; the message says which and what is allowed.
         DataError: there is nothing to learn from.
+        RnnlmError: the training diverges before the first validation.
     """
     if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
         raise UsageError(f"minutes: should be a number greater than 0 (got {minutes!r})")
@@ -237,14 +240,28 @@ def _train(
 
 
 def _best_weights(run: TrainingRun, progress: "_Progress") -> dict[str, Tensor]:
-    """Train to the end; the weights of the best validation, or the last ones where there is no validation."""
+    """Train to the end; the weights of the best validation, or the last ones where there is no validation.
+
+    Raises:
+        Divergence: before the first validation; after one it is a warning.
+    """
     best: dict[str, Tensor] = {}
-    for report in training_steps(run):
-        if report.is_best:
-            best = export_weights(run)
-        progress.show(report)
+    divergence = None
+    try:
+        for report in training_steps(run):
+            if report.is_best:
+                best = export_weights(run)
+            progress.show(report)
+    except Divergence as error:
+        divergence = error
     progress.close()
-    return best or export_weights(run)
+    if divergence is None:
+        return best or export_weights(run)
+    if not best:
+        raise divergence
+    message = f"{divergence}; the weights are those of step {run.state.best_step}, the best validation before"
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+    return best
 
 
 class _Progress:

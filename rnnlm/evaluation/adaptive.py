@@ -31,7 +31,7 @@ def score_with_cache(
 
         p(v) = (1 - w) p_model(v) + w sum_{i < t: x_{i+1} = v} softmax_i(theta h_t^T h_i)
 
-    where i runs over the last C positions of the same document, and h is what the output layer reads.
+    where i runs over the last C positions of the same document, and h is what the output layer reads; w is 0 where there are none.
 
     Args:
         model: in evaluation mode.
@@ -50,9 +50,10 @@ def score_with_cache(
         with torch.no_grad():
             features_BTX, after = model(input_BT, state)
             nats_BT, _ = model.token_nats(input_BT, target_BT, state)
-            copied_BT, cache = _from_cache(features_BTX.float(), target_BT, cache, settings)
+            copied_BT, filled_BT, cache = _from_cache(features_BTX.float(), target_BT, cache, settings)
         state = after
-        mixed_BT = (1 - settings.weight) * torch.exp(-nats_BT.double()) + settings.weight * copied_BT.double()
+        weight_BT = settings.weight * filled_BT.double()
+        mixed_BT = (1 - weight_BT) * torch.exp(-nats_BT.double()) + weight_BT * copied_BT.double()
         nats[rows] += (-mixed_BT.log() * (target_BT != 0)).sum(1).cpu().numpy()
     return nats
 
@@ -109,8 +110,10 @@ def _empty_cache(model: LanguageModel, num_rows: int, size: int) -> State:
     return State({"features": features_BCX, "tokens": tokens_BC})
 
 
-def _from_cache(features_BTX: Tensor, target_BT: Tensor, cache: State, settings: CacheConfig) -> tuple[Tensor, State]:
-    """What the cache gives to each target, [B, T], and the cache with the window in it."""
+def _from_cache(
+    features_BTX: Tensor, target_BT: Tensor, cache: State, settings: CacheConfig
+) -> tuple[Tensor, Tensor, State]:
+    """What the cache gives to each target and whether it holds anything there, both [B, T]; the cache with the window in it."""
     size, length = settings.size, target_BT.shape[1]
     keys_BKX = torch.cat([cache["features"], features_BTX], dim=1)
     tokens_BK = torch.cat([cache["tokens"], target_BT], dim=1)
@@ -121,7 +124,7 @@ def _from_cache(features_BTX: Tensor, target_BT: Tensor, cache: State, settings:
     seen_BTK = near_TK & (tokens_BK != _NOWHERE)[:, None]
     weights_BTK = torch.softmax(scores_BTK.masked_fill(~seen_BTK, -torch.inf), dim=-1).nan_to_num(0.0)
     copied_BT = (weights_BTK * (tokens_BK[:, None] == target_BT[..., None])).sum(-1)
-    return copied_BT, State({"features": keys_BKX[:, -size:], "tokens": tokens_BK[:, -size:]})
+    return copied_BT, seen_BTK.any(-1), State({"features": keys_BKX[:, -size:], "tokens": tokens_BK[:, -size:]})
 
 
 @torch.no_grad()

@@ -40,7 +40,8 @@ def attention_weights(
         score_targets(model, Ragged.from_rows([source_ids]), Ragged.from_rows([output_ids]))
     finally:
         hook.remove()
-    weights_TS = np.asarray(caught[0][0].detach().cpu().double().numpy())
+    # With input feeding the attention is called once for each output token.
+    weights_TS = np.asarray(torch.cat(caught, dim=1)[0].detach().cpu().double().numpy())
     return weights_TS, _labels(generator, source_ids), _labels(generator, output_ids)
 
 

@@ -192,7 +192,10 @@ class Worker:
             device=_device(job),
         )
         if checkpoint is not None:
-            self._notes = load_checkpoint(checkpoint, run)
+            notes = load_checkpoint(checkpoint, run)
+            if diverged is None:
+                # Going back after a divergence is no resumption.
+                self._notes = notes
         return run
 
     def _check(self) -> None:
@@ -231,7 +234,7 @@ class Worker:
         outside = self._outside
         if outside is not None:
             outside.saw(report)
-        if report.checkpoint or report.is_best:
+        if report.checkpoint:
             if outside is not None:
                 # What the checkpoint says is done has to be logged: those steps will not be trained again.
                 outside.flush()

@@ -28,8 +28,8 @@ class _MinimalCell(Cell):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Weights uniform within sqrt(3 / X), which keeps unit variance; each unit keeps its state for a time of its own,
-        evenly from 1 to 100 steps on a logarithmic scale.
+        """Weights uniform within sqrt(3 / X), which keeps unit variance; each unit keeps its state for a time of its own: s
+        steps on average, with s evenly from 1 to 100 on a logarithmic scale; in a minimal LSTM 0.98 (1 + s).
         """
         bound = math.sqrt(3 / self.input_size)
         self.weight_xh.uniform_(-bound, bound)
@@ -39,7 +39,7 @@ class _MinimalCell(Cell):
 
     @abstractmethod
     def _set_memory(self, log_steps_H: Tensor) -> None:
-        """Set biases so that, at an input of zero, h loses one part in 1 + `exp(log_steps_H)` at a step."""
+        """Set biases that decide, from log s, which part of h is lost in a step at an input of zero."""
 
     @abstractmethod
     def _maps(self, gates_G: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,6 +77,7 @@ class MinGruCell(_MinimalCell):
     num_gates = 2
 
     def _set_memory(self, log_steps_H: Tensor) -> None:
+        """One part in 1 + s is lost."""
         self.bias_h[: self.hidden_size] = -log_steps_H
 
     def _maps(self, gates_G: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,6 +100,7 @@ class MinLstmCell(_MinimalCell):
     num_gates = 3
 
     def _set_memory(self, log_steps_H: Tensor) -> None:
+        """One part in 1 + 0.98 (1 + s) is lost: f is 0.98, and i is 1 / (1 + s)."""
         # With i = 1/2, f / (f + i) can be two thirds at most: shut the input gate instead, and leave f open.
         self.bias_h[: self.hidden_size] = 4.0
         self.bias_h[self.hidden_size : 2 * self.hidden_size] = -log_steps_H

@@ -151,16 +151,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         kind = features_NE.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VE.dtype
+        sums = torch.promote_types(dtype, torch.float32)
         rows = _Rows.real(target_N, dtype)
         target_R = rows.take(target_N)
-        layer = _Layer(rows.take(features_NE).to(dtype), weight_VE.to(dtype), bias_V.to(dtype))
+        layer = _Layer(rows.take(features_NE).to(dtype), weight_VE.to(dtype), bias_V.to(sums))
         gradient = layer.empty_gradient() if wants_gradient else None
         cluster_gradients: tuple[Tensor | None, Tensor | None] = (None, None)
         mixture_gradients: tuple[Tensor | None, Tensor | None] = (None, None)
         own_gradient: Tensor | None = None
         with torch.autocast(kind, enabled=False):
             if cluster_weight_CE is not None and cluster_bias_C is not None:
-                clusters = Clusters(cutoffs, cluster_weight_CE.to(dtype), cluster_bias_C.to(dtype))
+                clusters = Clusters(cutoffs, cluster_weight_CE.to(dtype), cluster_bias_C.to(sums))
                 losses, cluster_gradients = _clustered(layer, clusters, target_R, label_smoothing, gradient)
             else:
                 copying = None
@@ -261,7 +262,7 @@ class _Layer(NamedTuple):
     weight: Tensor
     """[V, E]"""
     bias: Tensor
-    """[V]"""
+    """[V], of the type of sums: it is added to logits that are."""
 
     @property
     def sums(self) -> torch.dtype:
@@ -288,17 +289,16 @@ def _pieces(
     num_rows, vocab_size = target_N.shape[0], layer.weight.shape[0]
     block_rows = max(32, (BLOCK_ELEMENTS_GPU if on_gpu else BLOCK_ELEMENTS) // vocab_size)
     piece_rows = block_rows if on_gpu else max(8, CHUNK_ELEMENTS // vocab_size)
-    bias_V = layer.bias.to(layer.sums)
     losses = []
     for start in range(0, max(1, num_rows), block_rows):
         stop = min(start + block_rows, num_rows)
         features_RE = layer.features[start:stop]
         logits_RV = features_RE @ layer.weight.t()
-        sum_V = torch.zeros_like(bias_V)
+        sum_V = torch.zeros_like(layer.bias)
         for begin in range(start, max(stop, start + 1), piece_rows):
             piece = slice(begin, min(begin + piece_rows, stop))
             part_RV = logits_RV[piece.start - start : piece.stop - start]
-            wide_RV = part_RV.to(layer.sums).add_(bias_V)
+            wide_RV = part_RV.to(layer.sums).add_(layer.bias)
             mixed = copying and Copying(copying.log_generate[piece], copying.log_copy[piece])
             drawn = sample and sample._replace(own=sample.own[piece], place=sample.place[piece])
             wants_gradient = gradient is not None

@@ -16,8 +16,8 @@ def learning_rate(step: float, total_steps: float, config: OptimConfig) -> float
 
     Returns:
         `lr * p / warmup_share` for a progress `p = step / total_steps` inside the warm-up, then the shape from `lr` down
-        to `lr * final_lr_share` at `p = 1`. The cosine is that of Loshchilov and Hutter (2017), eq. 5, without restarts
-        (https://arxiv.org/abs/1608.03983).
+        to `lr * final_lr_share` at `p = 1` (a constant one stays at `lr`). The cosine is that of Loshchilov and Hutter (2017),
+        eq. 5, without restarts (https://arxiv.org/abs/1608.03983).
     """
     progress = min(max(step / total_steps, 0.0), 1.0)
     if progress < config.warmup_share:

@@ -82,4 +82,6 @@ def after(
             "lower optim.lr or optim.clip_grad_norm"
         )
     skipped = sorted({*diverged.skipped, diverged.window(divergence.step - 1)})
-    return replace(restored, skipped=skipped, divergences=times)
+    # The clock goes on. A first fit to the wall time may divide it by the steps done, which are fewer now: none is due again.
+    fitted_at_s = diverged.fitted_at_s if restored.fitted_at_s is None else restored.fitted_at_s
+    return replace(restored, skipped=skipped, divergences=times, elapsed_s=diverged.elapsed_s, fitted_at_s=fitted_at_s)

@@ -30,6 +30,9 @@ def training_steps(run: TrainingRun, *, stop_requested: Callable[[], bool] = lam
     At every yield the state of the run is consistent, so that a checkpoint can be saved. Collective: all workers iterate
     in step, and a stop that one of them is asked for stops all.
 
+    A stop that is asked for comes before the validation that is due after its step. Whoever takes the run up begins with
+    that validation, in a second report of the same step, so that all goes on as if nobody had asked.
+
     Args:
         run: new, or loaded from a checkpoint; one that has come to its end yields nothing.
         stop_requested: asked once a step; when it says so, the report of that step is the last.
@@ -41,6 +44,8 @@ def training_steps(run: TrainingRun, *, stop_requested: Callable[[], bool] = lam
         return
     run.state.stop = None
     loop = _Loop(run, stop_requested)
+    if loop.validation_is_due():
+        yield loop.make_up()
     while run.state.stop is None:
         yield loop.advance()
 
@@ -81,20 +86,46 @@ class _Loop:
         agreed = self._agree(update, pulls)
         self._adopt(agreed)
         state.stop = self._reason(agreed)
-        validation, is_best = self._validate() if self._validation_is_due() else (None, False)
+        validation, is_best = self._validate() if self.validation_is_due() else (None, False)
         checkpoint = bool(agreed.checkpoint) or validation is not None or state.stop is not None
         if checkpoint:
             self._checkpointed = time.perf_counter()
             run.measurements.pull()
+        return self._report(
+            update.learning_rate, update.tokens, seconds, validation=validation, is_best=is_best, checkpoint=checkpoint
+        )
+
+    def make_up(self) -> StepReport:
+        """The validation that was left out when the run stopped at this step, whose tokens and time were told then.
+
+        No checkpoint is due, unless training ends here: whoever goes on from the one of this step validates again.
+        """
+        run = self._run
+        validation, is_best = self._validate()
+        rate, is_end = run.history.last().learning_rate, run.state.stop is not None
+        return self._report(rate, 0, 0.0, validation=validation, is_best=is_best, checkpoint=is_end)
+
+    def _report(
+        self,
+        learning_rate: float,
+        tokens: int,
+        seconds: float,
+        *,
+        validation: dict[str, float] | None,
+        is_best: bool,
+        checkpoint: bool,
+    ) -> StepReport:
+        """What the last step did, and where the run stands now."""
+        run, state = self._run, self._run.state
         row = run.history.last() if not run.measurements else None
         state.elapsed_s = self._elapsed_s()
         return StepReport(
             step=state.step,
             planned_steps=state.planned_steps,
             loss_nats=row.loss_nats if row else None,
-            learning_rate=update.learning_rate,
+            learning_rate=learning_rate,
             grad_norm=row.grad_norm if row else None,
-            tokens=update.tokens,
+            tokens=tokens,
             seconds=seconds,
             elapsed_s=state.elapsed_s,
             points=self._points(validation),
@@ -171,7 +202,8 @@ class _Loop:
             return "requested"
         return "time" if agreed.out_of_time else None
 
-    def _validation_is_due(self) -> bool:
+    def validation_is_due(self) -> bool:
+        """Whether a validation is due after the last step and was not made."""
         state = self._run.state
         if not self._run.task.num_valid_tokens or state.stop == "requested":
             return False

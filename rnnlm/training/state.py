@@ -50,7 +50,7 @@ class TrainingState:
     not_better: int = 0
     """Validations since the best one."""
     elapsed_s: float = 0.0
-    """Wall time since the first step began, over all processes, without what a crash lost."""
+    """Wall time since the first step began, over all processes, without what a crash lost; what a divergence cost is in it."""
     fitted_at_s: float | None = None
     """`elapsed_s` when the plan was last fitted to a wall time."""
     stop: StopReason | None = None
@@ -93,7 +93,10 @@ def validation_interval(train: TrainConfig, steps_per_epoch: int, planned_steps:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step did. Equal on all workers, times apart."""
+    """What one optimizer step did. Equal on all workers, times apart.
+
+    A second report of a step tells of its validation, which a stop had come before, and has no tokens and no seconds.
+    """
 
     step: int
     """From 1."""

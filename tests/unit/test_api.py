@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch
 
 import rnnlm
 from rnnlm import api
-from rnnlm.errors import ConfigError, DataError, UsageError
+from rnnlm.errors import ConfigError, DataError, RnnlmError, UsageError
 from rnnlm.training import arithmetic
+from rnnlm.training.guard import Divergence
+from rnnlm.training.loop import training_steps
+from rnnlm.training.state import StepReport, TrainingRun, export_weights
 
 SECONDS = 20 / 60
 SMALL = ["model.hidden_size=32", "model.embedding_size=32", "train.max_steps=60"]
@@ -80,6 +84,39 @@ def test_equal_seeds_give_equal_models() -> None:
     weights = [dict(generator.model.state_dict()) for generator in (first, again, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0] if name in weights[2])
+
+
+def diverging(step: int, seen: dict[int, dict[str, torch.Tensor]]) -> Callable[[TrainingRun], Iterator[StepReport]]:
+    """The loop of a training that diverges after a step; the weights after each step are kept."""
+
+    def steps(run: TrainingRun) -> Iterator[StepReport]:
+        for report in training_steps(run):
+            seen[report.step] = export_weights(run)
+            yield report
+            if report.step == step:
+                raise Divergence(step + 1, "loss nan", 0.1)
+
+    return steps
+
+
+DIVERGING = ["train.max_steps=12", "train.validate_every=4", "train.max_minutes=none", *SMALL[:2]]
+
+
+def test_what_was_best_before_a_divergence_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+    monkeypatch.setattr(api, "training_steps", diverging(6, seen))
+    with pytest.warns(RuntimeWarning, match=r"diverged at step 7: loss nan.* those of step 4") as caught:
+        generator = rnnlm.fit(lines(60), overrides=DIVERGING)
+    assert [warning.filename for warning in caught] == [__file__]
+    weights = generator.model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in seen[4].items())
+    assert not all(torch.equal(weights[name], tensor) for name, tensor in seen[6].items())
+
+
+def test_a_divergence_before_the_first_validation_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "training_steps", diverging(3, {}))
+    with pytest.raises(RnnlmError, match="diverged at step 4"):
+        rnnlm.fit(lines(60), overrides=DIVERGING)
 
 
 def test_few_rows_are_all_learned_from() -> None:

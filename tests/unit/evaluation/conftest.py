@@ -33,10 +33,10 @@ def text_generator():
     return Generator(model, config, tokenizer, task="text", decode=decode)
 
 
-def make_pair_generator(task, attention="dot"):
+def make_pair_generator(task, attention="dot", **more):
     tokenizer = Tokenizer.train(LINES, kind="bpe", vocab_size=300, min_frequency=1)
     config = Seq2SeqConfig(
-        embedding_size=8, hidden_size=8, decoder_layers=2, attention=attention, copy_source=attention != "none"
+        embedding_size=8, hidden_size=8, decoder_layers=2, attention=attention, copy_source=attention != "none", **more
     )
     torch.manual_seed(1)
     model = build_model(config, tokenizer.vocab_size)
@@ -48,6 +48,11 @@ def make_pair_generator(task, attention="dot"):
 @pytest.fixture(scope="session")
 def translator():
     return make_pair_generator("translate")
+
+
+@pytest.fixture(scope="session")
+def feeding_translator():
+    return make_pair_generator("translate", input_feeding=True)
 
 
 @pytest.fixture(scope="session")

@@ -40,8 +40,15 @@ def test_the_cache_by_its_equation(model: LanguageModel) -> None:
             earlier = range(max(0, t - 4), t)
             weights = torch.softmax(0.7 * torch.stack([hidden[t] @ hidden[i] for i in earlier]), 0) if earlier else []
             copied = sum(float(w) for w, i in zip(weights, earlier, strict=True) if targets[i] == targets[t])
-            total -= np.log(0.7 * np.exp(-float(nats[t])) + 0.3 * copied)
+            share = 0.3 if earlier else 0.0
+            total -= np.log((1 - share) * np.exp(-float(nats[t])) + share * copied)
         assert found[row] == pytest.approx(total, rel=1e-5)
+
+
+def test_an_empty_cache_takes_no_share_of_the_probability(model: LanguageModel) -> None:
+    first = Ragged.from_rows([[token] for token in range(1, 12)])
+    found = score_with_cache(model, first, CacheConfig(weight=0.5))
+    np.testing.assert_allclose(found, score_documents(model, first), rtol=1e-5)
 
 
 def test_a_cache_of_no_weight_changes_nothing_and_batching_neither(model: LanguageModel) -> None:

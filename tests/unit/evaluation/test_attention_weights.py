@@ -5,9 +5,10 @@ from rnnlm.errors import UsageError
 from rnnlm.evaluation.attention import attention_weights
 
 
+@pytest.mark.parametrize("kind", ["translator", "feeding_translator"])
 @pytest.mark.parametrize("output", ["the cat sings", ""])
-def test_each_output_token_spreads_its_look_over_the_source(translator, output):
-    weights_TS, source, target = attention_weights(translator, "the grey  cat", output)
+def test_each_output_token_spreads_its_look_over_the_source(request, kind, output):
+    weights_TS, source, target = attention_weights(request.getfixturevalue(kind), "the grey  cat", output)
     assert weights_TS.shape == (len(target), len(source))
     np.testing.assert_allclose(weights_TS.sum(1), 1.0, rtol=1e-5)
     assert source[-1] == target[-1] == "<eos>"

@@ -140,6 +140,10 @@ def test_minimal_cells_start_with_memories_of_one_to_a_hundred_steps() -> None:
         torch.testing.assert_close(lost[-1], torch.tensor(1 / 101), rtol=0, atol=most)
         assert lost[0] > 0.3
         assert (lost.diff() < 0).all()
+        kept_steps = (1 - lost) / lost
+        steps = torch.logspace(0, 2, 16)
+        wanted = steps if kind is MinGruCell else 0.98 * (1 + steps)
+        torch.testing.assert_close(kept_steps, wanted, rtol=0.01, atol=0)
 
 
 def test_qrnn_reads_this_input_and_the_last_one() -> None:

@@ -134,6 +134,16 @@ def _clusters(*cutoffs: int, dtype: torch.dtype = torch.float32) -> Clusters:
     return Clusters(cutoffs, weight.requires_grad_(), bias.requires_grad_())
 
 
+@pytest.mark.parametrize("clustered", [False, True])
+def test_in_bf16_biases_stay_in_fp32(clustered: bool) -> None:
+    clusters = Clusters((4, 8), torch.zeros(2, 5), torch.tensor([1.003, 2.007])) if clustered else None
+    layer = torch.randn(9, 5), torch.zeros(11, 5), torch.linspace(3.0, 5.0, 11)
+    _, expected = linear_cross_entropy(*layer, TARGET, clusters=clusters)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, nats = linear_cross_entropy(*layer, TARGET, clusters=clusters)
+    torch.testing.assert_close(nats, expected)
+
+
 @pytest.mark.parametrize("cutoffs", [(1,), (4,), (3, 8), (2, 7, 8, 10)])
 def test_clusters_make_a_distribution_of_which_the_loss_is_the_negative_logarithm(cutoffs: tuple[int, ...]) -> None:
     inputs, clusters = _inputs(), _clusters(*cutoffs)

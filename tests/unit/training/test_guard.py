@@ -1,7 +1,7 @@
 import pytest
 
 from rnnlm.errors import RnnlmError
-from rnnlm.training.budget import Plan
+from rnnlm.training.budget import Budget, Plan
 from rnnlm.training.config import GuardConfig
 from rnnlm.training.guard import REMEMBERED, Divergence, after, check
 from rnnlm.training.history import History, StepRow
@@ -60,6 +60,22 @@ def test_after_a_divergence_its_window_is_left_out_at_half_the_rate() -> None:
     assert (second.skipped, second.rate_factor) == ([4, 5], 0.25)
     assert second.divergences == ["step 5: loss nan", "step 5: loss 9"]
     assert TrainingState.from_plain(second.plain()) == second
+
+
+def test_going_back_does_not_turn_the_clock_back() -> None:
+    diverged = _state(step=9, elapsed_s=70.0, fitted_at_s=60.0)
+    state = after(Divergence(10, "loss nan", 0.1), diverged, _state(step=3, elapsed_s=40.0, fitted_at_s=30.0), SETTINGS)
+    assert (state.elapsed_s, state.fitted_at_s) == (70.0, 30.0)
+
+
+def test_a_first_fit_is_not_made_again_from_all_time_over_few_steps() -> None:
+    diverged = _state(step=20, elapsed_s=30.0, fitted_at_s=2.0)
+    state = after(Divergence(21, "loss nan", 0.1), diverged, _state(), SETTINGS)
+    budget = Budget(100.0, validation_cost=0.0)
+    fits = [budget.fit(step, state.elapsed_s + step, state.fitted_at_s, None) for step in (1, 2, 3)]
+    assert fits[:2] == [None, None]
+    assert fits[2] is not None
+    assert fits[2].total_steps == 3 + 67
 
 
 def test_too_many_divergences_end_the_training() -> None:

@@ -2,6 +2,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 
 from rnnlm.errors import RnnlmError
 from rnnlm.training import loop, names
+from rnnlm.training.checkpoint import load_checkpoint, save_checkpoint
 from rnnlm.training.collective import Alone
 from rnnlm.training.loop import training_steps
-from rnnlm.training.state import StepReport, TrainingRun
+from rnnlm.training.state import StepReport, TrainingRun, export_weights
 from rnnlm.training.tracking import MemoryTracker
 
 MakeRun = Callable[..., TrainingRun]
@@ -124,7 +126,78 @@ def test_a_requested_stop_ends_after_the_step_without_a_validation_and_can_be_ta
     reports = list(training_steps(run, stop_requested=lambda: run.state.step >= 3))
     assert [report.step for report in reports] == [1, 2, 3]
     assert (reports[-1].stop, reports[-1].checkpoint, reports[-1].validation) == ("requested", True, None)
-    assert [report.step for report in training_steps(run)] == list(range(4, 13))
+    assert [report.step for report in training_steps(run)] == list(range(3, 13))
+
+
+def stopped(run: TrainingRun, step: int, folder: Path) -> list[StepReport]:
+    """The reports up to a step at which it is asked to stop; then it is saved."""
+    reports = list(training_steps(run, stop_requested=lambda: run.state.step >= step))
+    save_checkpoint(folder, run)
+    return reports
+
+
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+@pytest.mark.parametrize("step", [5, 6])
+def test_a_stop_does_not_move_validations(make_run: MakeRun, tmp_path: Path, kind: str, step: int) -> None:
+    whole, run = (make_run(kind, validate_every=3, optim={"ema_decay": 0.9}) for _ in range(2))
+    expected = list(training_steps(whole))
+    before = stopped(run, step, tmp_path)
+    resumed = make_run(kind, validate_every=3, optim={"ema_decay": 0.9})
+    load_checkpoint(tmp_path, resumed)
+    after = list(training_steps(resumed))
+
+    if step == 6:
+        made_up = after[0]
+        assert (made_up.step, made_up.tokens, made_up.seconds) == (6, 0, 0.0)
+        assert (made_up.checkpoint, made_up.stop) == (False, None)
+        assert made_up.loss_nats == expected[5].loss_nats
+    reports = [*before, *after]
+    assert [report.step for report in reports if report.tokens] == list(range(1, 13))
+    validated = [
+        [(each.step, each.validation, each.is_best) for each in made if each.validation] for made in (expected, reports)
+    ]
+    assert validated[1] == validated[0]
+    assert resumed.history.validations == whole.history.validations
+    curves = [tracked(made) for made in (expected, reports)]
+    assert curves[1].keys() == curves[0].keys()
+    assert all(curves[1][name] == curves[0][name] for name in curves[0] if name != names.TOKENS_PER_SECOND)
+    there, here = export_weights(whole), export_weights(resumed)
+    assert all(torch.equal(there[name], here[name]) for name in there)
+
+
+def scripted(run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> TrainingRun:
+    """With validations of 4, 5, 4.5 and 3 nats."""
+    scores = [4.0, 5.0, 4.5, *[3.0] * 9]
+    monkeypatch.setattr(run.task, "validate", lambda: (scores[run.state.num_validations], 1))
+    return run
+
+
+def test_a_stop_does_not_move_the_beginning_of_the_mean(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"validate_every": 2, "optim": {"asgd_patience": 1}}
+    whole = scripted(make_run(**settings), monkeypatch)
+    list(training_steps(whole))
+    stopped(scripted(make_run(**settings), monkeypatch), 6, tmp_path)
+    resumed = scripted(make_run(**settings), monkeypatch)
+    load_checkpoint(tmp_path, resumed)
+    list(training_steps(resumed))
+    assert whole.average is not None
+    assert resumed.average is not None
+    assert resumed.average.num_updates == whole.average.num_updates == 1 + 6
+    there, here = export_weights(whole), export_weights(resumed)
+    assert all(torch.equal(there[name], here[name]) for name in there)
+
+
+def test_patience_can_end_at_the_step_of_a_stop(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(scripted(make_run(validate_every=2, patience=2), monkeypatch), 6, tmp_path)
+    run = scripted(make_run(validate_every=2, patience=2), monkeypatch)
+    load_checkpoint(tmp_path, run)
+    (report,) = training_steps(run)
+    assert (report.step, report.stop, report.checkpoint, report.is_best) == (6, "patience", True, False)
+    assert list(training_steps(run)) == []
 
 
 def test_a_perplexity_beyond_a_float_is_its_end(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
