@@ -116,9 +116,9 @@ class PreparedSeq2SeqDecoder(Seq2SeqDecoder):
             hidden_NH, cell_NH = layer.step(torch.cat([hidden_NH, context_NM], 1), *(state[name] for name in names))
             after |= zip(names, (hidden_NH, cell_NH), strict=True)
         joint_NX = torch.cat([hidden_NH, context_NM], 1)
-        features_NE = carry(tanh_of_half(self._combine(joint_NX)), self._precision)
+        features_NF = carry(tanh_of_half(self._combine(joint_NX)), self._precision)
         copied = None if weights_NS is None else self._copied(joint_NX, weights_NS, memory)
-        return PreparedNextToken(self._output, features_NE, copied), State(after)
+        return PreparedNextToken(self._output, features_NF, copied), State(after)
 
     def _attend(self, hidden_NH: Tensor, memory: State) -> tuple[Tensor, Tensor | None]:
         """Carried contexts, and the weights of attention, if there is any."""

@@ -76,6 +76,8 @@ class Seq2SeqConfig(Config):
     """Source and target use one embedding."""
     tie_embeddings: bool = True
     """The output layer shares the target embedding's weights."""
+    output_size: Size | None = None
+    """Units that the output layer reads; `none`: `embedding_size`, as many as a table has that it shares."""
     input_feeding: bool = False
     """The decoder reads its last output vector too; training then goes step by step and takes several times as long."""
     coverage: bool = False
@@ -88,6 +90,15 @@ class Seq2SeqConfig(Config):
     def _steps(self) -> Self:
         if self.coverage and (self.attention == "none" or not self.input_feeding):
             raise ValueError("coverage: needs attention and input_feeding = true")
+        return self
+
+    @model_validator(mode="after")
+    def _tied(self) -> Self:
+        if self.tie_embeddings and self.output_size not in (None, self.embedding_size):
+            raise ValueError(
+                f"output_size: should be none or embedding_size, {self.embedding_size}, with tie_embeddings = true "
+                f"(got {self.output_size})"
+            )
         return self
 
     @property

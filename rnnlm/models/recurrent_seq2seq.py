@@ -1,7 +1,7 @@
 """A recurrent encoder and an attending decoder that runs over whole targets.
 
-Shapes: B batch, S source length, T target length, E embedding size, H decoder size, M memory size (both directions of the
-encoder), V vocabulary, K rows (beams) of one source.
+Shapes: B batch, S source length, T target length, E embedding size, F width of what the output layer reads, H decoder size, M
+memory size (both directions of the encoder), V vocabulary, K rows (beams) of one source.
 """
 
 from typing import Literal
@@ -47,6 +47,7 @@ class RecurrentSeq2Seq(Seq2Seq):
         copy_source: whether source tokens can be copied; needs attention.
         share_embeddings: one table for source and target.
         tie_embeddings: the output layer uses the target's table.
+        output_size: F; None: E, which a tied table has.
         input_feeding: whether the decoder reads its last output vector.
         coverage: whether attention reads how much it has attended to each position so far; needs input feeding.
         dropout: share of features dropped at embeddings, between layers and before the output layer.
@@ -65,6 +66,7 @@ class RecurrentSeq2Seq(Seq2Seq):
         copy_source: bool,
         share_embeddings: bool,
         tie_embeddings: bool,
+        output_size: int | None = None,
         input_feeding: bool = False,
         coverage: bool = False,
         dropout: float = 0.0,
@@ -75,7 +77,9 @@ class RecurrentSeq2Seq(Seq2Seq):
             share_embeddings=share_embeddings,
             tie_embeddings=tie_embeddings,
             dropout=dropout,
+            output_size=output_size,
         )
+        output_size = output_size or embedding_size
         direction_size = (hidden_size + 1) // 2
         memory_size = 2 * direction_size
         inputs = [embedding_size, *[memory_size] * (encoder_layers - 1)]
@@ -85,7 +89,7 @@ class RecurrentSeq2Seq(Seq2Seq):
             pairs.append((ahead, back))
         self.encoder = BidirectionalEncoder(pairs, dropout=dropout, first_site=ENCODER_SITE)
         self.input_feeding = input_feeding
-        first_input = 2 * embedding_size if input_feeding else embedding_size
+        first_input = embedding_size + output_size if input_feeding else embedding_size
         inputs = [first_input, *[hidden_size + memory_size] * (decoder_layers - 1)]
         self.cells = Cells(make_cell(cell, input_size=size, hidden_size=hidden_size) for size in inputs)
         self.state_sizes = {
@@ -97,7 +101,7 @@ class RecurrentSeq2Seq(Seq2Seq):
         self.coverage = coverage
         assert self.attention is not None or not copy_source, "copying needs attention"
         self.copy_gate = CopyGate(input_size=hidden_size + memory_size) if copy_source else None
-        self.combine = nn.Linear(hidden_size + memory_size, embedding_size)
+        self.combine = nn.Linear(hidden_size + memory_size, output_size)
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor, masks: MaskContext | None = None) -> State:
         """See `Seq2Seq.encode`: `summary` [B, M], what attention prepares (`values`, `keys`, `bias`), `ids` for copying."""
@@ -111,7 +115,7 @@ class RecurrentSeq2Seq(Seq2Seq):
         return State(parts)
 
     def init_state(self, memory: State) -> State:
-        """See `Seq2Seq.init_state`: the encoder's summary through the bridge; with input feeding `fed` [B, E], with
+        """See `Seq2Seq.init_state`: the encoder's summary through the bridge; with input feeding `fed` [B, F], with
         coverage `covered` [B, S], both zeros.
         """
         bridged_BX = torch.tanh(self.bridge(memory["summary"])).to(self.bridge.weight.dtype)
@@ -167,12 +171,12 @@ class RecurrentSeq2Seq(Seq2Seq):
             x_RX, cell_state = cell.step(joint_RX, state.part(str(layer)))
             after.append(cell_state)
         joint_RX = torch.cat([x_RX, context_RM], dim=1)
-        features_RE = torch.tanh(self.combine(joint_RX))
-        carried = {"fed": features_RE} if self.input_feeding else {}
+        features_RF = torch.tanh(self.combine(joint_RX))
+        carried = {"fed": features_RF} if self.input_feeding else {}
         if covered_BKS is not None and weights_BKS is not None:
             carried["covered"] = (covered_BKS + weights_BKS).flatten(0, 1)
         shape = (sources, joint_RX.shape[0] // sources, -1)
-        decoding = Decoding(features_RE.view(shape), joint_RX.view(shape), weights_BKS)
+        decoding = Decoding(features_RF.view(shape), joint_RX.view(shape), weights_BKS)
         return decoding, State({**State.join(after), **carried})
 
     def _attend(

@@ -1,7 +1,7 @@
 """From source to target: what is common to recurrent models and Transformers.
 
-Shapes: B batch, S source length, T target length, N real target tokens, E embedding size, X width of what the copy gate
-reads, V vocabulary, K rows (beams) of one source.
+Shapes: B batch, S source length, T target length, N real target tokens, E embedding size, F width of what the output layer
+reads, X of what the copy gate reads, V vocabulary, K rows (beams) of one source.
 """
 
 from abc import abstractmethod
@@ -27,7 +27,7 @@ class Decoding(NamedTuple):
     """What a decoder hands to the output layer; in a step for decoding T is K."""
 
     features: Tensor
-    """[B, T, E]"""
+    """[B, T, F]"""
     joint: Tensor
     """What the copy gate reads, [B, T, X]."""
     weights: Tensor | None
@@ -37,7 +37,7 @@ class Decoding(NamedTuple):
 class Seq2Seq(nn.Module):
     """Embeddings, an encoder, a decoder, and a softmax over the vocabulary, optionally mixed with copying.
 
-        p_vocab = softmax(E o_t + b);  p = p_gen p_vocab + (1 - p_gen) sum_{s: x_s = y} a_s
+        p_vocab = softmax(W o_t + b);  p = p_gen p_vocab + (1 - p_gen) sum_{s: x_s = y} a_s
 
     With `copy_gate` the output is a pointer-generator (See et al. 2017).
 
@@ -47,6 +47,7 @@ class Seq2Seq(nn.Module):
         share_embeddings: one table for source and target.
         tie_embeddings: the output layer uses the target's table.
         dropout: share of features dropped before the output layer.
+        output_size: F; None: E, which a tied table has.
     """
 
     attention: Attention | None
@@ -54,7 +55,14 @@ class Seq2Seq(nn.Module):
     copy_gate: CopyGate | None
 
     def __init__(
-        self, *, vocab_size: int, embedding_size: int, share_embeddings: bool, tie_embeddings: bool, dropout: float
+        self,
+        *,
+        vocab_size: int,
+        embedding_size: int,
+        share_embeddings: bool,
+        tie_embeddings: bool,
+        dropout: float,
+        output_size: int | None = None,
     ) -> None:
         super().__init__()
         self.vocab_size = vocab_size
@@ -64,8 +72,10 @@ class Seq2Seq(nn.Module):
             None if share_embeddings else Embedding(vocab_size=vocab_size, embedding_size=embedding_size)
         )
         self.output_bias = nn.Parameter(torch.zeros(vocab_size))
+        output_size = output_size or embedding_size
+        assert not tie_embeddings or output_size == embedding_size, "a tied table has the embedding's size"
         self.untied_weight = (
-            None if tie_embeddings else nn.Parameter(torch.randn(vocab_size, embedding_size) * embedding_size**-0.5)
+            None if tie_embeddings else nn.Parameter(torch.randn(vocab_size, output_size) * output_size**-0.5)
         )
 
     @property
@@ -75,7 +85,7 @@ class Seq2Seq(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """The weights of the output layer, [V, E]."""
+        """The weights of the output layer, [V, F]."""
         return self.target_embedding.weight if self.untied_weight is None else self.untied_weight
 
     @abstractmethod
@@ -158,8 +168,8 @@ class Seq2Seq(nn.Module):
             Logarithms of the next token's probabilities [R, V], copying included, and the state after this token.
         """
         decoding, state = self.decode_step(input_R, state, memory)
-        features_RE = decoding.features.flatten(0, 1)
-        logits_RV = nn.functional.linear(features_RE, self.output_weight, self.output_bias)
+        features_RF = decoding.features.flatten(0, 1)
+        logits_RV = nn.functional.linear(features_RF, self.output_weight, self.output_bias)
         log_probs_RV = torch.log_softmax(logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32)), dim=1)
         if self.copy_gate is not None and decoding.weights is not None:
             log_generate_R, log_copy_R = self.copy_gate(decoding.joint.flatten(0, 1))
@@ -178,14 +188,14 @@ class Seq2Seq(nn.Module):
         softmax_samples: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Objective, and the nats of all positions [N] with time outermost."""
-        features_BTE = locked_dropout(decoding.features, self.dropout, masks, OUTPUT_SITE)
+        features_BTF = locked_dropout(decoding.features, self.dropout, masks, OUTPUT_SITE)
         copying = None
         if self.copy_gate is not None and decoding.weights is not None:
             log_generate_BT, log_copy_BT = self.copy_gate(decoding.joint)
             log_copy_BT = log_copy_BT + copy_log_mass(decoding.weights, memory["ids"], target_BT)
             copying = Copying(log_generate_BT.t().reshape(-1), log_copy_BT.t().reshape(-1))
         return cross_entropy(
-            time_major(features_BTE),
+            time_major(features_BTF),
             self.output_weight,
             self.output_bias,
             target_BT.t().reshape(-1),

@@ -10,7 +10,8 @@ What differs from step-by-step autograd, and from oneDNN's LSTM, whose backward 
 - tanh(x) = 2 sigmoid(2 x) - 1, as sigmoid is several times faster; the candidate's weights are doubled once a window, and cells
   and candidates are carried doubled, C = 2 c and G = 2 g, so that no step has to double them.
 
-Products are in the type of the weights, everything between them, the cell state included, in fp32 (or fp64).
+Products, with the bias in that of the input, are in the type of the weights; what is between them, the cell state included, is
+in fp32 (or fp64), but for the sum of a step's two gradients from above and from later.
 """
 
 from typing import Any

@@ -9,6 +9,7 @@ the batch job counts the time between the end of each worker's first part and th
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,11 +23,12 @@ from kept import keep
 from memory import tree_bytes
 
 import rnnlm
+from rnnlm.memory import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 SAMPLE_S = 2.0
 BARE = """
-import json, sys, time
+import json, random, sys, time
 import torch
 import rnnlm
 torch.set_num_threads(1)
@@ -34,7 +36,7 @@ package, file, settings = sys.argv[1:]
 generator = rnnlm.load(package)
 settings = generator.settings(**json.loads(settings))
 rows = json.loads(open(file).read())
-generator.generate(rows[:64], settings)
+generator.generate(random.Random(0).sample(rows, min(2_000, len(rows))), settings)
 print("ready", flush=True)
 sys.stdin.readline()
 started = time.perf_counter()
@@ -52,7 +54,12 @@ def bare(package: Path, rows: list[str], workers: int, settings: dict[str, Any],
         file = folder / f"bare-{number}.json"
         file.write_text(json.dumps(ordered[number::workers]))
         command = [sys.executable, "-c", BARE, str(package), str(file), json.dumps(settings)]
-        processes.append(subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        environment = os.environ | ENVIRONMENT  # as the job's workers have it
+        processes.append(
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        )
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

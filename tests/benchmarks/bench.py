@@ -5,7 +5,7 @@
 
 All sides of a job are started first, and then take turns of a few seconds each, so that what else the machine does hits all alike.
 A figure is the median of the turns. The fraction is that of the machine's product of matrices in bf16, measured in the same run:
-6 x weights x tokens a second in training, 2 x in decoding, over the peak.
+6 x weights x tokens a second in training, 2 x in decoding, where a source is encoded once for all beams, over the peak.
 """
 
 import argparse
@@ -130,17 +130,20 @@ def commands(name: str, work: str, beam: int) -> list[list[str]]:
 def measure(
     name: str, work: str, beam: int, threads: int, turns: int, seconds: float, peak: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """A row for each side of a job."""
+    """A row for each side of a job, with an `error` in the place of figures where it does not run."""
     sides: list[Side] = []
     rows: list[dict[str, Any]] = []
     job = JOBS[name]
+    which = {"job": name, "work": work, "beam": beam if work == "decode" else None, "threads": threads}
     # A batch job decodes in processes of one thread each, so where there are more cores both ways are tried, of all sides.
     ways = [(threads, 1), *([(1, threads)] if work == "decode" and threads > 1 else [])]
     for command in commands(name, work, beam):
         for each_threads, processes in ways:
             made = Side.start(command, each_threads, processes)
             if isinstance(made, str):
-                print(f"{name} {work}: {' '.join(command[1:])} does not run: {made}")
+                who = " ".join(command[1:])
+                print(f"{name} {work}: {who} does not run: {made}")
+                rows.append({**which, "name": who, "error": made})
             else:
                 sides.append(made)
     for _ in range(turns):
@@ -151,14 +154,15 @@ def measure(
         side.end()
         rate = median(side.rates)
         row = {
-            "job": name, "work": work, "beam": beam if work == "decode" else None, "threads": threads, "name": side.name,
+            **which, "name": side.name,
             "rate": round(rate, 1), "lowest": round(min(side.rates), 1), "highest": round(max(side.rates), 1),
             "ratio": round(rate / max(shipped), 2) if shipped else None,
         }  # fmt: skip
         if work == "train":
             row["of_bf16_peak"] = round(6 * job.matmul_weights * rate / (peak["bf16"] * 1e9), 3)
         elif "ctranslate2" not in side.name:
-            row["of_bf16_peak"] = round(2 * job.matmul_weights * job.T * beam * rate / (peak["bf16"] * 1e9), 3)
+            assert isinstance(job, PairJob)
+            row["of_bf16_peak"] = round(job.decoding_flops(beam) * rate / (peak["bf16"] * 1e9), 3)
         rows.append(row)
     return rows
 
@@ -167,6 +171,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     """The table, for people."""
     print(f"{'job':<4} {'work':<9} {'cores':>5}  {'who':<34} {'a second':>10} {'of peak':>8} {'x peer':>7}")
     for row in rows:
+        if "error" in row:
+            continue
         work = row["work"] + (f" {row['beam']}" if row["beam"] else "")
         share, ratio = row.get("of_bf16_peak"), row["ratio"]
         print(
@@ -184,6 +190,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--no-decode", action="store_true", help="training only")
     given = parser.parse_args()
+    if not PEERS.exists():
+        print("no peers take part: they come with make bench-peers")
     peak = peaks(given.threads)
     print("limits:", ", ".join(f"{name} {value:g}" for name, value in peak.items()), "(1e9 a second)")
     rows: list[dict[str, Any]] = []

@@ -89,8 +89,15 @@ class Session:
             self.wait()
         return done / (time.perf_counter() - started)
 
-    def compare(self, what: str, sides: dict[str, Step], flops: float, peak: float) -> None:
-        """Rates of several sides that take turns, with their ratio to the last one and to the peak."""
+    def compare(self, what: str, sides: dict[str, Step], flops: dict[str, float] | float, peak: float) -> None:
+        """Rates of several sides that take turns, with their ratio to the last one and to the peak.
+
+        Args:
+            what: the job.
+            sides: who does it, by name.
+            flops: operations of a unit; of each side, where they differ.
+            peak: operations a second.
+        """
         rates: dict[str, list[float]] = {name: [] for name in sides}
         for turn in range(3):
             for name, step in sides.items():
@@ -98,7 +105,7 @@ class Session:
         *_, reference = (median(each) for each in rates.values())
         for name, each in rates.items():
             rate = median(each)
-            of_peak = round(flops * rate / peak, 3)
+            of_peak = round((flops[name] if isinstance(flops, dict) else flops) * rate / peak, 3)
             self.note(what=what, side=name, rate=round(rate, 1), ratio=round(rate / reference, 2), of_bf16_peak=of_peak)
 
 
@@ -201,7 +208,7 @@ def our_decoding(session: Session, job: PairJob, beam: int, attention: str) -> S
     model = seeded_model(pair_config(job).model_copy(update={"attention": attention}), job.V, 0).eval()
     assert isinstance(model, Seq2Seq)
     decoder = build_decoder(model.to(session.device), pad_id=0, eos_id=1, vocab_size=job.V)
-    rows = random_rows(job, job.B, job.S)
+    rows = random_rows(job, job.B, job.S - 1)  # `<eos>` makes S
 
     @torch.inference_mode()
     def step() -> int:
@@ -263,7 +270,8 @@ def speed(session: Session, *, small: bool) -> None:
         "rnnlm, attention none": our_decoding(session, pairs, 1, "none"),
         "nn.LSTM, no attention": bare_decoding(session, pairs),
     }
-    session.compare(f"decoding, {pairs.what}", sides, 2 * pairs.matmul_weights * pairs.T, peak)
+    flops: dict[str, float] = {name: pairs.decoding_flops(5 if name.endswith("beam 5") else 1) for name in sides}
+    session.compare(f"decoding, {pairs.what}", sides, flops, peak)
 
 
 def ptb(session: Session, folder: Path, minutes: float, overrides: list[str]) -> None:
@@ -298,6 +306,7 @@ def ptb(session: Session, folder: Path, minutes: float, overrides: list[str]) ->
                 flush=True,
             )
     seconds = time.perf_counter() - started
+    assert best, "no validation: nothing was the best"
     model.load_state_dict(best, strict=False)
     model.eval()
     metrics = {}

@@ -37,7 +37,10 @@ class TextJob:
 
 @dataclass(frozen=True)
 class PairJob:
-    """An encoder-decoder with attention: bidirectional encoder layers of H / 2 units a direction, decoder layers of H."""
+    """An encoder-decoder with attention: bidirectional encoder layers of H / 2 units a direction, decoder layers of H.
+
+    The output layer reads tanh of H units, which read decoder and context, as in the peers' models.
+    """
 
     what: str
     E: int
@@ -51,13 +54,26 @@ class PairJob:
     decoder_layers: int = 2
 
     @property
-    def matmul_weights(self) -> int:
-        """Weights by which a target token is multiplied, and a source token as often (S = T)."""
+    def source_weights(self) -> int:
+        """Weights that every source token is multiplied by; the last are those of attention's keys."""
         half = self.H // 2
         encoder = 2 * 4 * half * (self.E + half) + (self.encoder_layers - 1) * 2 * 4 * half * (self.H + half)
+        return encoder + self.H * self.H
+
+    @property
+    def target_weights(self) -> int:
+        """Weights that every target token is multiplied by: decoder layers, attention's queries, output."""
         decoder = 4 * self.H * (self.E + self.H) + (self.decoder_layers - 1) * 4 * self.H * (2 * self.H + self.H)
-        attention = 2 * self.H * self.H
-        return encoder + decoder + attention + self.H * self.V
+        return decoder + self.H * self.H + 2 * self.H * self.H + self.H * self.V
+
+    @property
+    def matmul_weights(self) -> int:
+        """Those of a target token and of as many source tokens as there are of one (S = T)."""
+        return self.source_weights + self.target_weights
+
+    def decoding_flops(self, beam: int) -> int:
+        """Operations in products for one sentence, each source encoded once; a table's look-up counts as what it stands for."""
+        return 2 * (self.source_weights * self.S + beam * self.target_weights * self.T)
 
 
 JOBS: dict[str, TextJob | PairJob] = {

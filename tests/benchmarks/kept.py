@@ -10,10 +10,11 @@ RESULT = Path(__file__).parents[2] / "docs/bench.json"
 
 
 def machine() -> str:
-    """The cores that may be used, and their name."""
+    """The cores that may be used, their name, and the numbers that tell generations of one name apart."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "unknown")
-    return f"{len(os.sched_getaffinity(0))} x {name}"
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    cores = f"{len(os.sched_getaffinity(0))} x {said.get('model name', 'unknown')}"
+    return f"{cores} (family {said['cpu family']}, model {said['model']})" if "cpu family" in said else cores
 
 
 def keep(key: str, figures: dict[str, Any]) -> None:

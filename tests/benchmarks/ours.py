@@ -44,7 +44,8 @@ def pair_config(job: PairJob) -> Seq2SeqConfig:
     """The job's model."""
     return Seq2SeqConfig(
         embedding_size=job.E, hidden_size=job.H, encoder_layers=job.encoder_layers, decoder_layers=job.decoder_layers,
-        attention="additive", copy_source=False, share_embeddings=False, tie_embeddings=False, dropout=job.dropout,
+        attention="additive", copy_source=False, share_embeddings=False, tie_embeddings=False, output_size=job.H,
+        dropout=job.dropout,
     )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def decoding(job: PairJob, beam: int, precision: Any) -> Callable[[], int]:
     model = seeded_model(_config(job), job.V, 0).eval()
     assert isinstance(model, Seq2Seq)
     decoder = build_decoder(model, pad_id=0, eos_id=1, vocab_size=job.V, precision=precision)
-    rows = random_rows(job, SENTENCES, job.S)
+    rows = random_rows(job, SENTENCES, job.S - 1)  # `<eos>` makes S
 
     @torch.inference_mode()
     def decode() -> int:

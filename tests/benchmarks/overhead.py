@@ -4,16 +4,17 @@
 
 One group of processes trains a benchmark job; in one window of each pair nothing leaves the loop. The windows of a pair are cut
 into slices that take turns: with, without, without, with, and so on, so that a machine that gets faster or slower favours
-neither; many slices help where its speed changes within a pair. What runs on into the next slice (a checkpoint that is being
-written, curves that have not been sent) is waited for in its own. A point of the curves goes to MLflow every second, as in a
-training of a quarter of an hour. Half of the time is not the training's own, so a checkpoint comes every four minutes in place of
-the default's two; one that falls due in a bare slice is written in the next slice with everything.
+neither; many slices help where its speed changes within a pair. A slice with everything goes on until a checkpoint that is being
+written has been written; points of the curves that have not been sent wait for the next one. A point goes to MLflow every second,
+as in a training of a quarter of an hour. Half of the time is not the training's own, so a checkpoint comes every four minutes in
+place of the default's two; one that falls due in a bare slice is written in the next slice with everything.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from statistics import fmean, stdev
@@ -24,6 +25,7 @@ from kept import keep
 from ours import language_model_config, random_text
 
 from rnnlm.data.shards import write_tokens
+from rnnlm.errors import RnnlmError
 from rnnlm.experiment import Experiment
 from rnnlm.integrations import ray_train
 from rnnlm.integrations.mlflow_tracking import Tracking
@@ -42,7 +44,8 @@ T_975 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9
 class Switched(Worker):
     """The training of `rnnlm.integrations.train_worker`, switched on and off.
 
-    Every slice has the same number of steps, so that all workers switch at the same one.
+    Every slice has the same number of steps, or some more where a checkpoint takes longer, so that all workers switch at the
+    same one.
     """
 
     def __init__(self, job: WorkerJob, seconds: float, slices: int) -> None:
@@ -54,43 +57,55 @@ class Switched(Worker):
         self._wanted = slices
         self._slice_steps = 0
         self._is_due = False
+        self._sends = threading.Event()
         self._begin(0)
+
+    def _train(self, run: TrainingRun) -> RnnlmError | None:
+        if self._outside is not None:
+            assert self._outside._tracker is not None
+            send = self._outside._tracker._send
+            self._outside._tracker._send = lambda: self._sends.wait() and send()  # type: ignore[method-assign]
+        try:
+            return super()._train(run)
+        finally:
+            self._sends.set()
 
     def _after_step(self, run: TrainingRun, report: StepReport) -> None:
         self._tokens += report.tokens
         bare = is_bare(len(self.slices))
-        if self._outside is not None:
-            write = _nothing if bare else type(self._outside)._write_progress.__get__(self._outside)
-            self._outside._write_progress = write  # type: ignore[method-assign]
         self._is_due |= report.checkpoint
         if not bare:
             self.num_checkpoints += self._is_due
             super()._after_step(run, dataclasses.replace(report, checkpoint=self._is_due))
             self._is_due = False
+        steps = report.step - self._start
         if report.step == WARM_UP // 2:
             self._begin(report.step)
         elif report.step == WARM_UP:
-            (step_s,) = run.collective.sum([(time.perf_counter() - self._began) / (WARM_UP - self._start)])
+            (step_s,) = run.collective.sum([(time.perf_counter() - self._began) / steps])
             steps_per_s = run.collective.world_size / step_s
             self._slice_steps = max(1, round(self._seconds * steps_per_s))
             run.state.stride = max(1, round(steps_per_s))
             run.state.logged_step = report.step - report.step % run.state.stride
-            self._settle(run)
             self._begin(report.step)
-        elif report.step - self._start == self._slice_steps:
-            self._settle(run)
+        elif self._slice_steps and steps >= self._slice_steps and not run.collective.any(self._is_writing()):
             self.slices.append((self._tokens, time.perf_counter() - self._began))
             self._begin(report.step)
             if len(self.slices) == self._wanted:
                 run.state.stop = "requested"
 
-    def _settle(self, run: TrainingRun) -> None:
-        self._checkpoints.wait(run.collective)
-        if self._outside is not None:
-            self._outside.flush()
+    def _is_writing(self) -> bool:
+        writer = self._checkpoints._writer
+        return writer is not None and writer.is_alive()
 
     def _begin(self, step: int) -> None:
+        """A new slice."""
         self._start, self._tokens, self._began = step, 0, time.perf_counter()
+        bare = is_bare(len(self.slices))
+        (self._sends.clear if bare else self._sends.set)()
+        if self._outside is not None:
+            write = _nothing if bare else type(self._outside)._write_progress.__get__(self._outside)
+            self._outside._write_progress = write  # type: ignore[method-assign]
 
 
 def is_bare(number: int) -> bool:
@@ -170,7 +185,7 @@ def main() -> None:
     print(
         f"job {given.job}, {given.workers} workers: {row['tokens_per_second']:,} tokens/s, bare {row['tokens_per_second_bare']:,}; "
         f"costs {100 * row['cost']:.2f} % "
-        f"(95 %: below {100 * row['upper_95']:.2f} %), {num_checkpoints} checkpoints"
+        f"(upper end of the 95 % interval {100 * row['upper_95']:.2f} %), {num_checkpoints} checkpoints"
     )
     keep(f"overhead, {given.workers} workers", row)
 

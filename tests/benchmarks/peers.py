@@ -82,8 +82,9 @@ def fastai_training(job: TextJob | PairJob) -> Work:
     from fastai.text.models.core import get_language_model
 
     assert isinstance(job, TextJob)
-    sizes = {"emb_sz": job.E, "n_hid": job.H, "n_layers": job.L, "weight_p": job.weight_drop}
-    model = get_language_model(AWD_LSTM, job.V, config={**awd_lstm_lm_config, **sizes})
+    sizes = {"emb_sz": job.E, "n_hid": job.H, "n_layers": job.L, "weight_p": job.weight_drop, "embed_p": 0.0}
+    dropout = dict.fromkeys(("input_p", "hidden_p", "output_p"), job.dropout)
+    model = get_language_model(AWD_LSTM, job.V, config={**awd_lstm_lm_config, **sizes, **dropout})
     data = _windows(job)
 
     def loss_of(number: int) -> tuple[Tensor, int]:
@@ -113,6 +114,7 @@ def _joeynmt(job: PairJob) -> Any:
                 "num_layers": 2,
                 "attention": "bahdanau",
                 "input_feeding": True,
+                "hidden_dropout": job.dropout,
             },
         },
         vocabulary,

@@ -26,7 +26,7 @@ def panels(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows of each job and kind of work: the best of ours, then peers, the fastest first."""
     found = []
     for _, group in itertools.groupby(rows, key=lambda row: (row["job"], row["work"], row["beam"])):
-        sides = list(group)
+        sides = [row for row in group if "error" not in row]
         ours = max((side for side in sides if side["name"].startswith("rnnlm")), key=lambda side: side["rate"])
         peers = [side for side in sides if not side["name"].startswith("rnnlm")]
         found.append([ours, *sorted(peers, key=lambda side: -side["rate"])])

@@ -60,6 +60,7 @@ def main() -> int:
         began = time.perf_counter()
         made = sum(len(piece) for piece in islice(pieces, length // TENTHS))
         seconds = time.perf_counter() - began
+        assert made, "the stream has ended early"
         memory.append(resident_bytes())
         print(
             f"{tenth + 1:>3}/{TENTHS}  {made / seconds:>9,.0f} characters/s  {memory[-1] / 2**20:>8.2f} MiB", flush=True

@@ -26,6 +26,7 @@ CONFIGS = {
     "dot-copy": Seq2SeqConfig(**SEQ2SEQ),
     "additive-copy": Seq2SeqConfig(**SEQ2SEQ, attention="additive", decoder_layers=3),
     "additive": Seq2SeqConfig(**SEQ2SEQ, attention="additive", copy_source=False, encoder_layers=2, share_embeddings=False),
+    "wide-output": Seq2SeqConfig(**SEQ2SEQ, attention="additive", copy_source=False, tie_embeddings=False, output_size=40),
     "no-attention": Seq2SeqConfig(**SEQ2SEQ, attention="none", copy_source=False, decoder_layers=1, tie_embeddings=False),
 }  # fmt: skip
 IDS = {"pad_id": 0, "eos_id": 1, "vocab_size": VOCAB_SIZE}
