@@ -49,6 +49,16 @@ validate_every = 2
 """
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with MLflow's tables, which take seconds to make: tests copy it."""
+    from rnnlm.integrations.mlflow_tracking import Tracking
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    Tracking(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of a command, with a small experiment and its corpus; no variable says where things are."""

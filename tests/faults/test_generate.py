@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from mlflow.tracking import MlflowClient
 
 import rnnlm
 from rnnlm import faults
@@ -405,6 +406,41 @@ def test_of_two_commands_one_works_and_the_other_names_it(
     assert second.run()["skipped"] is True
     assert first.manifest() == manifest
     report("generate: two commands, one job", lost=0, doubled=0, equal=True, rows=manifest["rows"])
+
+
+@pytest.mark.timeout(900)
+def test_a_job_that_dies_at_its_end_or_when_it_is_made_again(
+    package: Path, tmp_path: Path, report: Callable[..., None]
+) -> None:
+    settings = ["generate.shard_rows=40", "decode.max_length=10", "decode.method=greedy"]
+    job = Job(tmp_path / "job", package, 100, *settings, ray=False)
+
+    def dies(point: str, *more: str) -> None:
+        assert job.start(*more, **{faults.VARIABLE: point}).wait(WAIT_S) == faults.EXIT_CODE, job.said()
+
+    def statuses() -> list[str]:
+        uri = f"sqlite:///{job.folder}/store/mlflow.db"
+        client = MlflowClient(uri, uri)
+        (found,) = [each for each in client.search_experiments() if each.name == "package/batch"]
+        return [run.info.status for run in client.search_runs([found.experiment_id])]
+
+    dies("batch.committed@1")
+    assert statuses() == ["RUNNING"]
+    assert job.run()["skipped"] is True, job.said()
+    assert statuses() == ["FINISHED"]
+    whole, manifest = job.parts(), job.manifest()
+
+    dies("part.written@2", "--force")
+    assert job.run()["exit_code"] == 0, job.said()
+    again = job.manifest()
+    assert again["finished"] > manifest["finished"]
+    assert job.parts() == whole
+    assert again["parts"] == manifest["parts"]
+    assert statuses() == ["FINISHED"] * 2
+    assert job.run("--verify")["exit_code"] == 0, job.said()
+    report(
+        "generate: killed at its end, and when made again", kills=2, lost=0, doubled=0, equal=True, rows=again["rows"]
+    )
 
 
 @pytest.fixture

@@ -141,16 +141,6 @@ class Desk:
         return Reply(process.exitcode, json.loads(last[-1]) if last else {}, text)
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database whose tables are made already, which takes MLflow seconds."""
-    from rnnlm.integrations.mlflow_tracking import Tracking
-
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    Tracking(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
 def desk(tmp_path: Path, server: ForkServerContext, database: Path) -> Desk:
     return Desk(tmp_path / "desk", server, database)

@@ -57,8 +57,6 @@ def write(path, texts, end="\n"):
     [
         ("13a", False, []),
         ("none", True, ["--lowercase", "--chrf-lowercase"]),
-        ("intl", False, []),
-        ("char", False, []),
     ],
 )
 def test_bleu_and_chrf_are_those_of_sacrebleus_command_line(tmp_path, tokenize, lowercase, flags):

@@ -1,6 +1,7 @@
 """One Ray and one MLflow for all integration tests: each takes seconds to start."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ def ray_session() -> Iterator[Session]:
 
 
 @pytest.fixture(scope="session")
-def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+def tracking(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Tracking:
     folder: Path = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(database, folder / "mlflow.db")
     return Tracking(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"))
 
 

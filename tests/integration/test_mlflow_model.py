@@ -1,17 +1,25 @@
 """A registered model in real MLflow: versions, aliases, and other people's processes."""
 
+import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
-import time
+import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import pytest
 import torch
+import uvicorn
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 
 from rnnlm.decoding.config import DecodeConfig
 from rnnlm.decoding.generator import Generator
@@ -62,8 +70,10 @@ def make(seed: int = 0) -> Generator:
 
 
 @pytest.fixture(scope="module")
-def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory, database: Path) -> str:
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(database, folder / "mlflow.db")
+    return f"sqlite:///{folder}/mlflow.db"
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +125,9 @@ def test_a_model_is_found_by_alias_version_and_folder(tracked: Tracking, champio
     assert (own.name, own.version, own.digest) == ("mine", "", champion.digest)
 
 
-def test_what_does_not_exist_is_answered_with_what_does(tracked: Tracking, champion: Version, tmp_path: Path) -> None:
+def test_what_does_not_exist_is_answered_with_what_does(
+    tracked: Tracking, champion: Version, database: Path, tmp_path: Path
+) -> None:
     for uri, message in (
         ("models:/toys@champion", "no registered model 'toys'.*there are toy"),
         ("models:/toy@best", r"versions: 1.*aliases: @champion \(1\)"),
@@ -132,6 +144,7 @@ def test_what_does_not_exist_is_answered_with_what_does(tracked: Tracking, champ
     with pytest.raises(UsageError, match="is not a model package"):
         resolve(str(tmp_path), tracked)
     assert Registry(tracked).champion("nobody") is None
+    shutil.copy(database, tmp_path / "empty.db")
     empty = Tracking(f"sqlite:///{tmp_path}/empty.db", str(tmp_path))
     with pytest.raises(UsageError, match="none is registered yet"):
         resolve("models:/toy@champion", empty)
@@ -157,6 +170,42 @@ def test_a_champion_can_be_taken_back(tracked: Tracking, tmp_path: Path) -> None
         registry.rollback("nobody")
     with pytest.raises(UsageError, match="versions: 1, 2, 3"):
         registry.set_alias("chess", "champion", "7")
+
+
+def test_a_version_that_is_there_already_is_described_anew(tracked: Tracking, tmp_path: Path) -> None:
+    registry, package = Registry(tracked), make(5).save(tmp_path / "model")
+    run_id = tracked.start_run("toys", "register", "register")
+    for number in range(2):
+        made = registry.register(
+            package, "again", run_id=run_id, tags={"why": f"reason {number}"}, description=f"reason {number}"
+        )
+        found = tracked.client.get_model_version("again", "1")
+        assert (made.version, found.tags["why"], found.description) == ("1", f"reason {number}", f"reason {number}")
+    assert registry.made_by("again", run_id, made.digest) == made
+    assert registry.made_by("again", run_id, "0" * 64) is None
+    assert registry.made_by("nothing", run_id, made.digest) is None
+
+
+class _Down:
+    """A client of a server that knows no model, or does not answer."""
+
+    def __init__(self, error_code: int) -> None:
+        self.error_code = error_code
+
+    def get_registered_model(self, name: str) -> None:
+        raise MlflowException("no answer", self.error_code)
+
+    def search_registered_models(self, **_: int) -> list[str]:
+        return []
+
+
+@pytest.mark.parametrize("error_code", [RESOURCE_DOES_NOT_EXIST, INTERNAL_ERROR])
+def test_errors_name_the_server_without_its_password(error_code: int) -> None:
+    tracking: Any = SimpleNamespace(uri="postgresql://me:hidden@nowhere/mlflow", client=_Down(error_code))
+    with pytest.raises(RnnlmError) as caught:
+        Registry(tracking).find("models:/toy@champion")
+    (message,) = caught.value.args
+    assert "postgresql://nowhere/mlflow" in message
 
 
 def test_a_package_that_was_changed_after_registration_is_refused(tracked: Tracking, tmp_path: Path) -> None:
@@ -187,12 +236,6 @@ def test_it_predicts_where_the_project_is_not_installed(tracked: Tracking, champ
     assert "type hints" not in done.stderr
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def post(port: int, body: dict[str, object]) -> dict[str, object]:
     url = f"http://127.0.0.1:{port}/invocations"
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
@@ -200,42 +243,30 @@ def post(port: int, body: dict[str, object]) -> dict[str, object]:
         return dict(json.loads(answer.read()))
 
 
-def test_it_can_be_served(tracked: Tracking, champion: Version, tmp_path: Path) -> None:
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "-m",
-        champion.uri,
-        "--env-manager",
-        "local",
-        "-h",
-        "127.0.0.1",
-    ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracked.uri, "PATH": path}
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "-p", str(port)], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", port), 1):
-                    break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.5)
+@contextlib.contextmanager
+def serving(model: Any) -> Iterator[int]:
+    """The port of the server that `mlflow models serve` starts, here in a thread."""
+    from mlflow.pyfunc import scoring_server  # warns about type hints of its own
+
+    server = uvicorn.Server(uvicorn.Config(scoring_server.init(model), log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_it_can_be_served(tracked: Tracking, champion: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    model = mlflow.pyfunc.load_model(tracked.client.get_model_version_download_uri("toy", champion.version))
+    with serving(model) as port:
         answer = post(port, {"inputs": SOURCES[:2], "params": {"beam_size": 5}})
         expected = make()(SOURCES[:2], beam_size=5)
         assert [row["output"] for row in answer["predictions"]] == expected  # type: ignore[attr-defined]
         split = {"dataframe_split": {"columns": ["source"], "data": [[SOURCES[0]]]}}
         assert [row["output"] for row in post(port, split)["predictions"]] == make()(SOURCES[:1])  # type: ignore[attr-defined]
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(20)

@@ -1,6 +1,7 @@
 """A tracking server that goes away: nothing is lost, nothing comes twice, and the order stays."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,9 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     (tmp_path / "store").mkdir()
+    shutil.copy(database, tmp_path / "store/mlflow.db")
     return Server(tmp_path, monkeypatch)
 
 
@@ -116,6 +118,21 @@ def test_calls_wait_for_those_before_them(server: Server) -> None:
     assert tracking.client.get_run(run_id).data.tags["colour"] == "blue"
 
 
+def test_what_waits_tells_no_password(server: Server) -> None:
+    tracking = server.connect()
+    run_id = tracking.start_run("e", "name", "train")
+    server.is_away = True
+    tracking.set_tags(run_id, {"rnnlm.output": "s3://me:word@bucket/x"})
+    (entry,) = server.store.files("spool")
+    assert server.store.read_json(entry)["arguments"]["tags"] == {"rnnlm.output": "s3://bucket/x"}
+
+    server.is_away = False
+    tracking.uri = "postgresql://me:word@db/mlflow"
+    tracking.client.delete_run(run_id)
+    with pytest.raises(UsageError, match="1 calls wait for runs that postgresql://db/mlflow does not have"):
+        tracking.flush()
+
+
 def test_a_server_that_is_away_is_not_asked_at_every_call(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_spool, "RETRY_S", 60.0)
     tracking = server.connect()
@@ -142,13 +159,14 @@ def test_points_that_a_training_left_are_handed_on_once(server: Server) -> None:
     assert tracking.logged_steps(run_id, "loss") == {1, 2}
 
 
-def test_what_waits_for_another_server_stays(server: Server, tmp_path: Path) -> None:
+def test_what_waits_for_another_server_stays(server: Server, database: Path, tmp_path: Path) -> None:
     tracking = server.connect()
     run_id = tracking.start_run("e", "name", "train")
     server.is_away = True
     tracking.log_once(run_id, {"bleu": 1.0})
     tracking.end_run(run_id)
     server.is_away = False
+    shutil.copy(database, tmp_path / "other.db")
     other = SpooledTracking(f"sqlite:///{tmp_path}/other.db", None, server.store)
 
     with pytest.raises(UsageError, match="2 calls wait for runs that sqlite"):

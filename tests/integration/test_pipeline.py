@@ -2,6 +2,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from rnnlm.artifacts import records
 from rnnlm.batch.lease import lease
 from rnnlm.integrations import ray_cluster
 from rnnlm.integrations.mlflow_registry import Registry
+from rnnlm.integrations.mlflow_spool import Spool
 from rnnlm.integrations.mlflow_tracking import Tracking
 from rnnlm.integrations.ray_cluster import Session
 from rnnlm.models.build import part_of
@@ -124,6 +126,13 @@ class Place:
         return sorted(record.created for record in records(self.store, self.name, stage))
 
 
+def with_database(place: Place, database: Path) -> Place:
+    """The tables of MLflow are there already."""
+    (place.folder / "store").mkdir()
+    shutil.copy(database, place.folder / "store/mlflow.db")
+    return place
+
+
 @pytest.fixture(scope="module")
 def one_ray(ray_session: Session) -> Iterator[None]:
     """The commands of this module start no Ray of their own but share the one of the tests, and leave it running."""
@@ -138,7 +147,7 @@ def one_ray(ray_session: Session) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> Place:
+def pairs(tmp_path_factory: pytest.TempPathFactory, one_ray: None, database: Path) -> Place:
     """Four sentences that the first word of the source tells apart, so that a tiny model soon gets them right."""
     folder = tmp_path_factory.mktemp("pairs")
     with (folder / "pairs.csv").open("w", encoding="utf-8", newline="") as stream:
@@ -183,7 +192,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> Place:
         """,
         "utf-8",
     )
-    return Place(folder, file)
+    return with_database(Place(folder, file), database)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +209,7 @@ def again(pairs: Place, first: Reply) -> tuple[Reply, int, int]:
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> Place:
+def text(tmp_path_factory: pytest.TempPathFactory, one_ray: None, database: Path) -> Place:
     folder = tmp_path_factory.mktemp("text")
     blocks = [
         f"{10 + number} bottles stand on the wall\nand {9 + number} are left when one falls\n" for number in range(300)
@@ -232,7 +241,7 @@ def text(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> Place:
         """,
         "utf-8",
     )
-    return Place(folder, file)
+    return with_database(Place(folder, file), database)
 
 
 @pytest.fixture(scope="module")
@@ -348,8 +357,9 @@ def test_other_evaluation_settings_redo_what_follows_from_them(pairs: Place, aga
 
 
 def test_another_tracking_server_gets_everything_again(
-    pairs: Place, first: Reply, again: object, tmp_path: Path
+    pairs: Place, first: Reply, again: object, database: Path, tmp_path: Path
 ) -> None:
+    shutil.copy(database, tmp_path / "other.db")
     elsewhere = f"sqlite:///{tmp_path}/other.db"
     before = {stage: pairs.created(stage) for stage in ("ingest", "train")}
 
@@ -500,6 +510,14 @@ def test_generate_gives_each_row_an_answer_in_order(pairs: Place, inputs: dict[s
     assert second.json["skipped"]
     assert second.json.keys() == KEYS
     assert len(pairs.runs()) == before
+
+    waiting = Spool(pairs.store)
+    waiting.add("set_tags", run.info.run_id, {"tags": {"colour": "red"}})
+    for option in ("--check", "--verify"):
+        assert pairs.generate(*model, *given, "generate.id_column=none", option).code == 0
+    assert len(waiting) == 1
+    assert pairs.generate(*model, *given, "generate.id_column=none").code == 0
+    assert len(waiting) == 0
 
 
 def test_generate_does_only_what_is_missing_and_the_same_on_actors(

@@ -3,14 +3,16 @@ out."""
 
 import importlib.util
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from rnnlm import cli
+from pipelines import run_all
 from rnnlm.stages import compare
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -143,19 +145,30 @@ def test_the_table_stands_between_its_comments(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.integration
-def test_seeds_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real chain: a training of seconds, killed nowhere, found done the second time."""
-    monkeypatch.setenv("RNNLM_STORE", str(tmp_path / "store"))
-    monkeypatch.setenv("RNNLM_CACHE", str(tmp_path / "cache"))
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", *cli.QUIET):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "ptb").mkdir()
+def test_seeds_one_after_another(
+    desk: Path, database: Path, monkeypatch: pytest.MonkeyPatch, last_line: Callable[[], dict[str, Any]]
+) -> None:
+    """With the real chain, in this process: a training of seconds, killed nowhere, found done the second time."""
+
+    def run(words: list[str]) -> dict[str, Any]:
+        stage, *arguments = words
+        assert stage == "pipelines.run_all"
+        code = run_all.main(arguments)
+        line = last_line()
+        assert line["exit_code"] == code
+        return line
+
+    monkeypatch.setattr(long, "run", run)
+    monkeypatch.setenv("RNNLM_STORE", str(desk / "store"))
+    (desk / "store").mkdir()
+    shutil.copy(database, desk / "store/mlflow.db")
+    (desk / "ptb").mkdir()
     for split in long.SPLITS:
-        (tmp_path / "ptb" / f"ptb.{split}.txt").write_text(" a dog sees a cat \n the cat sees no dog \n" * 60)
+        (desk / "ptb" / f"ptb.{split}.txt").write_text(" a dog sees a cat \n the cat sees no dog \n" * 60)
     small = ["model.embedding_size=8", "model.hidden_size=8", "model.softmax_cutoffs=[]", "train.lanes=4"]
     small += ["train.bptt_length=8", "train.max_steps=4", "evaluate.samples=0", "tokenizer.vocab_size=300"]
-    noted = tmp_path / "results.jsonl"
-    given = ["long", "ptb_lstm", str(tmp_path), "--seeds", "0,1", "--results", str(noted), *small, "--workers", "0"]
+    noted = desk / "results.jsonl"
+    given = ["long", "ptb_lstm", str(desk), "--seeds", "0,1", "--results", str(noted), *small, "--workers", "0"]
     monkeypatch.setattr(sys, "argv", given)
     assert long.main() == 0
     lines = [json.loads(line) for line in noted.read_text().splitlines()]
@@ -164,3 +177,18 @@ def test_seeds_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert long.main() == 0
     assert len(noted.read_text().splitlines()) == 2
     assert "2 seeds" in results.render(lines)
+
+
+def test_a_failure_of_the_command_is_passed_on_and_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last_line: Callable[[], dict[str, Any]]
+) -> None:
+    """In a process of its own, as the command is."""
+    noted = tmp_path / "results.jsonl"
+    given = ["long", "ptb_lstm", str(tmp_path), "--seeds", "0", "--results", str(noted), "train.max_stebs=4"]
+    monkeypatch.setattr(sys, "argv", given)
+    assert long.main() == 2
+    line = json.loads(noted.read_text())
+    assert line["exit_code"] == 2
+    assert line["options"] == ["train.max_stebs=4", "seed=0"]
+    assert "max_steps" in line["error"]
+    assert line["error"] == last_line()["error"]
