@@ -74,7 +74,8 @@ def result(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", memory.STREAMS)
 def test_memory_of_a_stream_can_be_measured(name: str) -> None:
-    assert 0 <= memory.measure(*memory.STREAMS[name], 300) < 1_000
+    # The kernel counts pages in lots, and this process may have had as much before.
+    assert -1 < memory.measure(*memory.STREAMS[name], 300) < 1_000
 
 
 def test_a_result_is_noted_once(tmp_path: Path) -> None:
