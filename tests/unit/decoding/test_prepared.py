@@ -26,7 +26,6 @@ CONFIGS = {
     "dot-copy": Seq2SeqConfig(**SEQ2SEQ),
     "additive-copy": Seq2SeqConfig(**SEQ2SEQ, attention="additive", decoder_layers=3),
     "additive": Seq2SeqConfig(**SEQ2SEQ, attention="additive", copy_source=False, encoder_layers=2, share_embeddings=False),
-    "wide-output": Seq2SeqConfig(**SEQ2SEQ, attention="additive", copy_source=False, tie_embeddings=False, output_size=40),
     "no-attention": Seq2SeqConfig(**SEQ2SEQ, attention="none", copy_source=False, decoder_layers=1, tie_embeddings=False),
 }  # fmt: skip
 IDS = {"pad_id": 0, "eos_id": 1, "vocab_size": VOCAB_SIZE}
@@ -37,8 +36,12 @@ BATCHED: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.05, "int8": 1e-4}
 
 
 def model_of(name: str) -> Any:
+    return built(CONFIGS[name])
+
+
+def built(config: Any) -> Any:
     torch.manual_seed(3)
-    model = build_model(CONFIGS[name], VOCAB_SIZE).eval()
+    model = build_model(config, VOCAB_SIZE).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
@@ -89,6 +92,15 @@ def test_it_gives_what_the_model_gives(name: str, precision: Precision) -> None:
     expected, made = (forced(each, rows(), beams=3) for each in (generic(model), decoder))
     assert (made - expected).abs().max() < BOUNDS[precision]
     assert torch.allclose(made.exp().sum(-1), torch.ones(()), atol=1e-4)
+
+
+def test_an_output_layer_may_be_wider_than_the_embeddings() -> None:
+    model = built(
+        Seq2SeqConfig(**SEQ2SEQ, attention="additive", copy_source=False, tie_embeddings=False, output_size=40)
+    )
+    assert model.output_weight.shape == (VOCAB_SIZE, 40)
+    expected, made = (forced(each, rows(), beams=3) for each in (generic(model), build_decoder(model, **IDS)))
+    assert (made - expected).abs().max() < BOUNDS["fp32"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

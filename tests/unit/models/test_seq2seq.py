@@ -287,3 +287,10 @@ def test_coverage_needs_attention_that_goes_step_by_step() -> None:
     for changes in ({"input_feeding": False}, {"attention": "none", "copy_source": False}):
         with pytest.raises(ValidationError, match="coverage: needs attention and input_feeding"):
             Seq2SeqConfig(**{"coverage": True, "input_feeding": True, **changes})
+
+
+def test_a_table_that_is_shared_fixes_what_the_output_layer_reads() -> None:
+    with pytest.raises(ValidationError, match="output_size: should be none or embedding_size, 8, with tie_embeddings"):
+        Seq2SeqConfig(embedding_size=8, output_size=9)
+    assert _model(tie_embeddings=False, output_size=9).output_weight.shape == (20, 9)
+    assert _model(output_size=6).output_weight.shape == (20, 6)
