@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipelines import run_all
+from rnnlm.models.build import build_model
 from rnnlm.stages import compare
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -29,6 +30,8 @@ def script(name: str) -> ModuleType:
     return module
 
 
+LOOKED_UP = ("target_embedding", "separate_source_embedding", "bridge")
+"""Weights of which a token reads a row, and those that only a sentence is multiplied by."""
 long, memory, ours, results = script("long"), script("stream_memory"), script("ours"), script("results")
 
 
@@ -70,6 +73,14 @@ def result(**changes: Any) -> dict[str, Any]:
         "parameters": 9.7e6, "layer_parameters": 3.3e6, "train_s": 3_600.0,
     }  # fmt: skip
     return values | changes
+
+
+def test_a_job_of_pairs_counts_the_weights_that_its_model_multiplies_by() -> None:
+    job = ours.PairJob("pairs", 8, 12, 50, 16, 5, 5, 0.0, 2, 3)
+    weights = dict(build_model(ours.pair_config(job), job.V).named_parameters())
+    counted = [each.numel() for name, each in weights.items() if each.dim() == 2 and not name.startswith(LOOKED_UP)]
+    assert sum(counted) == job.matmul_weights
+    assert job.decoding_flops(3) - job.decoding_flops(1) == 2 * 2 * job.target_weights * job.T
 
 
 @pytest.mark.parametrize("name", memory.STREAMS)
