@@ -67,7 +67,6 @@ class Registry:
         name: str,
         *,
         run_id: str,
-        alias: str | None = None,
         tags: Mapping[str, str] | None = None,
         description: str = "",
     ) -> Version:
@@ -79,7 +78,6 @@ class Registry:
             package: folder of the model package.
             name: registered name, made where it is new.
             run_id: the run that made it.
-            alias: given to the version at once.
             tags: of the version.
             description: of the version, for people.
         """
@@ -99,8 +97,6 @@ class Registry:
             version = _version(made)
         else:
             self._describe(version, tags or {}, description)
-        if alias is not None:
-            self.set_alias(name, alias, version.version)
         return version
 
     def made_by(self, name: str, run_id: str, digest: str) -> Version | None:

@@ -1,8 +1,10 @@
 """Figures of the long form of the fault tests, a line of JSON each, for docs/reliability.md."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +33,24 @@ def report() -> Callable[..., None]:
                 stream.write(json.dumps({"name": name, **figures}) + "\n")
 
     return append
+
+
+@pytest.fixture(scope="session")
+def mounted() -> Callable[..., contextlib.AbstractContextManager[Path]]:
+    """A mount at a folder: `mounted(folder, "-t", "tmpfs", "tmpfs")`. The test is skipped where that is not allowed."""
+
+    @contextlib.contextmanager
+    def mount(folder: Path, *options: str) -> Iterator[Path]:
+        folder.mkdir(exist_ok=True)
+        try:
+            done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount command")
+        if done.returncode:
+            pytest.skip(f"mounting is not allowed: {done.stderr.strip()}")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+    return mount

@@ -310,31 +310,21 @@ def test_a_search_with_asha_and_optuna_goes_on_where_it_was_killed(
     )
 
 
-@contextlib.contextmanager
-def on_a_small_disk(place: Place) -> Iterator[Path]:
-    """The store of a place on a disk of its own; the test is skipped where mounting is not allowed."""
-    store, kept = place.folder / "store", place.folder / "kept"
-    store.rename(kept)
-    store.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(store)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed")
-    try:
-        shutil.copytree(kept, store, dirs_exist_ok=True)
-        yield store
-    finally:
-        subprocess.run(["umount", "--lazy", str(store)], check=True)
-
-
 def test_a_disk_that_is_full_uses_up_no_trial(
-    place_of: Callable[..., Place], long_form: bool, report: Callable[..., None]
+    place_of: Callable[..., Place],
+    mounted: Callable[..., contextlib.AbstractContextManager[Path]],
+    long_form: bool,
+    report: Callable[..., None],
 ) -> None:
     if not long_form:
-        pytest.skip("make faults does it; tests/integration/test_ray_tune.py has the same in a process")
+        pytest.skip("the long form only")
     trials, moments = 3, (1, 2)
     started = time.monotonic()
     whole, place = place_of("whole", trials, "grace_share = 1.0"), place_of("full", trials, "grace_share = 1.0")
-    with on_a_small_disk(place) as disk:
+    store, kept = place.folder / "store", place.folder / "kept"
+    store.rename(kept)
+    with mounted(store, "-t", "tmpfs", "-o", "size=32m", "tmpfs") as disk:
+        shutil.copytree(kept, store, dirs_exist_ok=True)
         for begun in moments:
             process = place.start()
             deadline = time.monotonic() + TIMEOUT_S

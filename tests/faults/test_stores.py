@@ -141,25 +141,12 @@ class Desk:
         return Reply(process.exitcode, json.loads(last[-1]) if last else {}, text)
 
 
+Mounted = Callable[..., contextlib.AbstractContextManager[Path]]
+
+
 @pytest.fixture
 def desk(tmp_path: Path, server: ForkServerContext, database: Path) -> Desk:
     return Desk(tmp_path / "desk", server, database)
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """A mount; the test is skipped where that is not allowed."""
-    folder.mkdir(exist_ok=True)
-    try:
-        done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip(f"mounting is not allowed: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def state(store: Path) -> dict[str, str]:
@@ -190,7 +177,7 @@ def fill(disk: Path, left: int) -> Path:
 
 
 def test_a_disk_that_is_full_at_any_moment(
-    desk: Desk, whole: Path, tmp_path: Path, long_form: bool, report: Callable[..., None]
+    desk: Desk, whole: Path, mounted: Mounted, tmp_path: Path, long_form: bool, report: Callable[..., None]
 ) -> None:
     rooms = {stage: [0, *(4096 * 2**n for n in range(7))] for stage in CHAIN}
     if not long_form:
@@ -224,7 +211,7 @@ def test_a_disk_that_is_full_at_any_moment(
     report("full disk: ingest, tokenize_corpus, train", faults=refused, lost=0, doubled=0, equal=True, seconds=seconds)
 
 
-def test_a_store_that_is_read_only(desk: Desk, whole: Path, tmp_path: Path) -> None:
+def test_a_store_that_is_read_only(desk: Desk, whole: Path, mounted: Mounted, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=16m", "tmpfs") as disk:
         shutil.copytree(whole, disk / "store")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

@@ -91,7 +91,8 @@ def champion(tracked: Tracking, tmp_path_factory: pytest.TempPathFactory) -> Ver
     package = make().save(tmp_path_factory.mktemp("packages") / "toy")
     run_id = tracked.start_run("toys", "register", "register")
     before = (mlflow.get_tracking_uri(), list(sys.path), os.environ.get("MLFLOW_TRACKING_URI"))
-    made = Registry(tracked).register(package, "toy", run_id=run_id, alias="champion", tags={"note": "first"})
+    made = Registry(tracked).register(package, "toy", run_id=run_id, tags={"note": "first"})
+    Registry(tracked).set_alias("toy", "champion", made.version)
     assert (mlflow.get_tracking_uri(), list(sys.path), os.environ.get("MLFLOW_TRACKING_URI")) == before
     assert made.digest == package_digest(package)
     tracked.end_run(run_id)
@@ -153,10 +154,10 @@ def test_what_does_not_exist_is_answered_with_what_does(
 def test_a_champion_can_be_taken_back(tracked: Tracking, tmp_path: Path) -> None:
     registry = Registry(tracked)
     run_id = tracked.start_run("toys", "register", "register")
-    versions = [
-        registry.register(make(seed).save(tmp_path / f"{seed}"), "chess", run_id=run_id, alias=alias)
-        for seed, alias in enumerate(["champion", "challenger", "champion"])
-    ]
+    versions = []
+    for seed, alias in enumerate(["champion", "challenger", "champion"]):
+        versions.append(registry.register(make(seed).save(tmp_path / f"{seed}"), "chess", run_id=run_id))
+        registry.set_alias("chess", alias, versions[-1].version)
     assert len({version.digest for version in versions}) == 3
     registry.set_alias("chess", "champion", versions[1].version)
     registry.set_alias("chess", "champion", versions[1].version)
