@@ -5,6 +5,8 @@ matter: this is the one to promote and to search by. `rougeLsum` compares senten
 higher; it depends on how a text is cut, here by `rnnlm.evaluation.sentences`, and is what the published "ROUGE-L" of
 SAMSum and CNN/DailyMail mostly is. Never compare one with the other.
 
+nltk, whose import brings scipy and scikit-learn and takes seconds, is loaded by the first word that is stemmed.
+
 Sources: Lin 2004 (ROUGE); Hyyrö 2004 (bit-parallel length of the longest common subsequence).
 """
 
@@ -14,10 +16,7 @@ from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import Any
 
-from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
-from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
-from rouge_score.tokenizers import Tokenizer
 
 from rnnlm.evaluation.bleu import check_rows
 from rnnlm.evaluation.sentences import units
@@ -111,7 +110,7 @@ class _Stems:
         return _stem(word)
 
 
-class _StemmedWords(Tokenizer):  # type: ignore[misc]
+class _StemmedWords:
     """rouge-score's own tokenization, with remembered stems."""
 
     def tokenize(self, text: str) -> list[str]:
@@ -125,9 +124,13 @@ def _stem(word: str) -> str:
 
 @cache
 def _porter() -> Any:
+    from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
+
     return PorterStemmer()
 
 
 @cache
 def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(list(ROUGE_TYPES), tokenizer=_StemmedWords())

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,3 +77,15 @@ def test_rows_must_exist_and_belong_together():
         rouge([], [])
     with pytest.raises(UsageError, match="2 outputs"):
         rouge(["a", "b"], ["a"])
+
+
+def test_who_scores_nothing_with_rouge_waits_for_none_of_its_libraries():
+    code = (
+        "import sys, rnnlm.assemble\n"
+        "heavy = {'nltk', 'scipy', 'sklearn', 'pandas'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+        "from rnnlm.evaluation.rouge import rouge_words\n"
+        "print(rouge_words('Cats ran.'), 'nltk' in sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["[]", "['cat', 'ran'] True"]
