@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from rnnlm import __version__, experiment
+from rnnlm import __version__, experiment, memory
 from rnnlm.batch.lease import MODES, check_lockable, locking
 from rnnlm.console import Console
 from rnnlm.errors import AlertError, RnnlmError, UnreachableError, UsageError, without_secrets
@@ -35,6 +35,9 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "true",
 }
 """Defaults of the environment that keep the libraries quiet and closed; what the user has set stays."""
+
+HARD_WORK = ("train", "tune", "run_all", "compare", "generate")
+"""Commands that train or decode at length, with `--workers 0` in their own process."""
 
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -228,6 +231,8 @@ def execute(
     run: Callable[[Where], Outcome],
 ) -> int:
     """Run a stage with a log file, live progress, and clean ends whatever happens."""
+    if stage_name in HARD_WORK and options.workers == 0:
+        memory.start_anew(f"pipelines.{stage_name}")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     started = time.perf_counter()

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,10 +25,13 @@ worker.join()
 """
 
 
+def _plain() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in {*ENVIRONMENT, "THP_MEM_ALLOC_ENABLE"}}
+
+
 def _faults(environment: dict[str, str]) -> int:
-    plain = {name: value for name, value in os.environ.items() if name not in {*ENVIRONMENT, "THP_MEM_ALLOC_ENABLE"}}
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS], env=plain | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", FAULTS], env=_plain() | environment, capture_output=True, text=True, check=True
     )
     return int(done.stdout)
 
@@ -36,3 +40,29 @@ def _faults(environment: dict[str, str]) -> int:
 def test_large_tensors_are_not_taken_from_the_kernel_again_and_again() -> None:
     assert _faults(ENVIRONMENT) < 100
     assert _faults({}) > 1_000  # or the environment is of no use any more
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "lines"),
+    [
+        ("mine", {}, ["begins", "begins", f"goes on with {ENVIRONMENT['GLIBC_TUNABLES']}"]),
+        ("mine", {"GLIBC_TUNABLES": "theirs"}, ["begins", "goes on with theirs"]),
+        ("pytest", {}, ["begins", "goes on with None"]),
+    ],
+)
+def test_a_command_that_trains_begins_anew_with_it(
+    module: str, given: dict[str, str], lines: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os, sys\n"
+        "from rnnlm import memory\n"
+        "print('begins', flush=True)\n"
+        f"memory.start_anew({module!r})\n"
+        "assert sys.argv[1:] == ['an argument', '']\n"
+        "print('goes on with', os.environ.get('GLIBC_TUNABLES'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mine", "an argument", ""],
+        env=_plain() | given, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == lines
