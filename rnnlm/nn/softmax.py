@@ -379,15 +379,15 @@ def _losses(
     mean_R1 = _mean(logits_RV, sample) if smoothing else 0.0
     if sample is None:
         target_R1 = logits_RV.gather(1, column_R1)
-        peak_R1 = logits_RV.amax(1, keepdim=True)
     else:
         target_R1 = sample.own[:, None]
         logits_RV.scatter_(1, sample.place[:, None], -torch.inf)
-        peak_R1 = torch.maximum(logits_RV.amax(1, keepdim=True), target_R1)
-    total_R1 = logits_RV.sub_(peak_R1).exp_().sum(1, keepdim=True)
+    peak_R1 = logits_RV.amax(1, keepdim=True)
+    torch.softmax(logits_RV, 1, out=logits_RV)
+    # The greatest probability is at least 1/V, so its logarithm tells the columns' normalizer exactly enough.
+    norm_R1 = columns_R1 = peak_R1 - logits_RV.amax(1, keepdim=True).log_()
     if sample is not None:
-        total_R1 += (target_R1 - peak_R1).exp()
-    norm_R1 = peak_R1 + total_R1.log()
+        norm_R1 = torch.logaddexp(columns_R1, target_R1)
     log_p_R = (target_R1 - norm_R1)[:, 0]
     nats_R = -log_p_R * share_R
     if copying is not None:
@@ -397,7 +397,11 @@ def _losses(
         share_R = share_R * (generated_R - mixed_R).exp()
     objective_R = (1 - smoothing) * nats_R + smoothing * share_R * (norm_R1 - mean_R1)[:, 0]
     if wants_gradient:
-        logits_RV.mul_(share_R[:, None] / total_R1)
+        if sample is None:
+            weight_R1 = share_R[:, None]
+        else:
+            weight_R1 = share_R[:, None] * (columns_R1 - norm_R1).exp_()
+        logits_RV.mul_(weight_R1)
         if smoothing:
             share_V = 1 / logits_RV.shape[1] if sample is None else sample.share
             logits_RV.sub_(share_R[:, None] * (smoothing * share_V))
