@@ -22,6 +22,9 @@ class OptimConfig(Config):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.98, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
+    """Of the layers' matrices. AdamW takes this share of the learning rate from each weight at every update."""
+    embedding_decay: float = Field(0.0, ge=0)
+    """The same for embedding tables, also where the output layer shares them."""
     clip_grad_norm: float | None = Field(1.0, gt=0)
     """Gradients are scaled down to this L2 norm; `none` does not clip."""
     ema_decay: float | None = Field(None, gt=0, lt=1)

@@ -32,8 +32,28 @@ def test_every_parameter_of_a_pair_model_is_in_one_group() -> None:
 
 
 def test_torch_embeddings_do_not_decay_and_empty_groups_are_left_out() -> None:
-    (group,) = decay_groups(nn.Sequential(nn.Embedding(4, 3)), 0.1)
+    (group,) = decay_groups(nn.Sequential(nn.Embedding(4, 3)), 0.1, 0.0)
     assert group["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("config", [LanguageModelConfig, Seq2SeqConfig])
+def test_tables_decay_where_they_are_told_to(config: type[LanguageModelConfig | Seq2SeqConfig]) -> None:
+    model = build_model(config(embedding_size=8, hidden_size=8), 20)
+    layers, others, tables = build_optimizer(model, OptimConfig(weight_decay=0.3, embedding_decay=0.2)).param_groups
+    assert [group["weight_decay"] for group in (layers, others, tables)] == [0.3, 0.0, 0.2]
+    names = {name for name, _ in model.named_parameters()}
+    assert names_of(model, tables["params"]) == {name for name in names if name.endswith("embedding.weight")}
+    assert all(parameter.ndim == 1 for parameter in others["params"])
+    assert sum(len(group["params"]) for group in (layers, others, tables)) == len(names)
+
+
+def test_the_decay_of_an_update_is_a_share_of_the_rate() -> None:
+    model = nn.Embedding(4, 3)
+    optimizer = torch.optim.AdamW(decay_groups(model, 0.0, 0.5), lr=0.1)
+    model.weight.grad = torch.zeros_like(model.weight)
+    before = model.weight.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), before * (1 - 0.1 * 0.5))
 
 
 def test_algorithms_and_settings() -> None:
