@@ -16,8 +16,10 @@ from rnnlm import experiment as experiments
 from rnnlm.data.ragged import Ragged
 from rnnlm.decoding.generator import Generator, Task
 from rnnlm.errors import DataError, UsageError
+from rnnlm.evaluation.calibration import best_logit_scale
 from rnnlm.experiment import Experiment
 from rnnlm.models.build import num_parameters
+from rnnlm.models.language_model import LanguageModel
 from rnnlm.package import PACKAGE, load_package
 from rnnlm.text.normalize import normalize
 from rnnlm.text.tokenizer import Tokenizer
@@ -221,6 +223,8 @@ def _train(
     )
     best = _best_weights(run, _Progress(experiment, num_parameters(model)["total"]))
     model.load_state_dict(best, strict=False)
+    if experiment.train.calibrate and valid and isinstance(model, LanguageModel):
+        model.scale_logits(best_logit_scale(model.eval(), valid["text"]))
     lineage = {
         "made_by": "rnnlm.fit",
         "seed": experiment.seed,

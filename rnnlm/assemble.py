@@ -21,6 +21,8 @@ from rnnlm.evaluation.report import Report
 from rnnlm.evaluation.run import Progress
 from rnnlm.models.build import build_model
 from rnnlm.models.config import ModelConfig
+from rnnlm.models.language_model import LanguageModel
+from rnnlm.models.seq2seq import Seq2Seq
 from rnnlm.storage import Store, sha256_tree
 from rnnlm.text.config import NormalizeConfig
 from rnnlm.text.tokenizer import Tokenizer
@@ -104,12 +106,22 @@ def tokenizer_of(tokens: Store) -> Tokenizer:
     return Tokenizer.from_file(tokens.fetch(TOKENIZER_FILE))
 
 
+def trained_model(config: ModelConfig, vocab_size: int, checkpoint: Path) -> LanguageModel | Seq2Seq:
+    """The model of a checkpoint's folder, in evaluation mode."""
+    model = build_model(config, vocab_size)
+    model.load_state_dict(read_weights(checkpoint))
+    return model.eval()
+
+
 def generator_of(origin: Lineage, decode: DecodeConfig) -> Generator:
     """The trained model of a lineage, ready to generate."""
     tokenizer = tokenizer_of(origin.tokens_store)
     config: ModelConfig = TypeAdapter(ModelConfig).validate_python(origin.train.settings["model"])
-    model = build_model(config, tokenizer.vocab_size)
-    model.load_state_dict(read_weights(origin.checkpoint()))
+    model = trained_model(config, tokenizer.vocab_size, origin.checkpoint())
+    scale = origin.train.outputs.get("logit_scale")
+    if scale is not None:
+        assert isinstance(model, LanguageModel)
+        model.scale_logits(scale)
     return Generator(
         model,
         config,

@@ -96,6 +96,13 @@ class Experiment(Config):
                 }
         raise ValueError(f"no stage {stage!r}")
 
+    def _can_be_calibrated(self) -> None:
+        if not self.is_text:
+            raise ValueError(f"train.calibrate: should be false for task {self.task!r}")
+        model = self.model
+        if isinstance(model, LanguageModelConfig) and model.tie_embeddings and not model.layer_norm:
+            raise ValueError("train.calibrate: needs model.layer_norm = true or model.tie_embeddings = false")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         expected = "language_model" if self.is_text else "seq2seq"
@@ -113,6 +120,8 @@ class Experiment(Config):
         has_clusters = not isinstance(self.model, Seq2SeqConfig) and bool(self.model.softmax_cutoffs)
         if self.train.softmax_samples is not None and has_clusters:
             raise ValueError("train.softmax_samples: does not go with model.softmax_cutoffs")
+        if self.train.calibrate:
+            self._can_be_calibrated()
         if self.is_text and "encoder" in self.init.freeze:
             raise ValueError("init.freeze: a language model has no encoder")
         if self.tune.trials and not self.tune.space:

@@ -136,6 +136,11 @@ def read_manifest(store: Store | str | Path, split: str) -> dict[str, Any]:
     return manifest
 
 
+def has_split(store: Store, split: str) -> bool:
+    """Whether there are tokens of a split."""
+    return store.exists(_manifest_name(split))
+
+
 def read_tokens(store: Store | str | Path, split: str) -> dict[str, Ragged]:
     """The columns of a split, in the memory maps of its shards.
 

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from rnnlm.artifacts import INIT_FILE
-from rnnlm.data.shards import read_tokens
+from rnnlm.data.shards import has_split, read_tokens
 from rnnlm.errors import RnnlmError, UnreachableError
 from rnnlm.experiment import Experiment
 from rnnlm.integrations.batch_tracker import UNSENT_FILE, BatchTracker, Point
@@ -172,7 +172,6 @@ class Worker:
         )
         compute = experiment.compute.model_copy(update={"precision": "fp32"}) if has_diverged else experiment.compute
         tokens = Store(job.tokens)
-        has_valid = tokens.exists("tokens/valid/manifest.json")
         train_tokens = read_tokens(tokens, "train")
         model = seeded_model(experiment.model, job.vocab_size, experiment.seed)
         if job.init is None:
@@ -183,7 +182,7 @@ class Worker:
         run = build_run(
             model,
             train_tokens=train_tokens,
-            valid_tokens=read_tokens(tokens, "valid") if has_valid else None,
+            valid_tokens=read_tokens(tokens, "valid") if has_split(tokens, "valid") else None,
             train=experiment.train,
             optim=experiment.optim,
             compute=compute,

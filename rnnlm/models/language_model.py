@@ -71,6 +71,28 @@ class LanguageModel(nn.Module):
             return None
         return Clusters(self.softmax_cutoffs, self.cluster_weight, self.cluster_bias)
 
+    @property
+    @abstractmethod
+    def last_norm(self) -> nn.LayerNorm | None:
+        """What normalizes the output layer's input; None: nothing does."""
+
+    @torch.no_grad()
+    def scale_logits(self, factor: float) -> None:
+        """Multiply the logits, less their biases, by a factor, in the weights.
+
+        Raises:
+            ValueError: the output layer shares the embedding's table and no norm stands before it, so that no weight is
+                the output's alone.
+        """
+        if self.last_norm is not None:
+            scaled = list(self.last_norm.parameters())
+        elif self.untied_weight is not None:
+            scaled = [self.untied_weight, *([self.cluster_weight] if self.softmax_cutoffs else [])]
+        else:
+            raise ValueError("logits cannot be scaled: needs layer_norm = true or tie_embeddings = false")
+        for weight in scaled:
+            weight.mul_(factor)
+
     @abstractmethod
     def init_state(self, batch_size: int) -> State:
         """The state before the first token."""

@@ -84,6 +84,12 @@ class RecurrentLanguageModel(LanguageModel):
         # The input of each layer, and of the output layer.
         self.norms = nn.ModuleList(nn.LayerNorm(size) if layer_norm else nn.Identity() for size in sizes)
 
+    @property
+    def last_norm(self) -> nn.LayerNorm | None:
+        """See `LanguageModel.last_norm`."""
+        last = self.norms[-1]
+        return last if isinstance(last, nn.LayerNorm) else None
+
     def init_state(self, batch_size: int) -> State:
         """The state before the first token: zeros."""
         return init_state(self.cells, batch_size)

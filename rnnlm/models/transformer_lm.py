@@ -75,6 +75,11 @@ class TransformerLanguageModel(LanguageModel):
         self.layers = TransformerLayers(num_layers, LAYER_SITE, make_layer)
         self.norm = nn.LayerNorm(width)
 
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        """See `LanguageModel.last_norm`."""
+        return self.norm
+
     def init_state(self, batch_size: int) -> State:
         """The state before the first token: nothing is seen. `position` [B] counts the tokens read."""
         weight = self.embedding.weight

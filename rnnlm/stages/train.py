@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rnnlm.artifacts import Record
     from rnnlm.console import Progress
     from rnnlm.integrations.ray_train import TrainResult
+    from rnnlm.models.config import ModelConfig
     from rnnlm.stages.initial import Initial
 
 CURVES_FILE = "curves.png"
@@ -32,11 +33,15 @@ def run(context: Context) -> Outcome:
             _log(context, folder, run_id, result)
         files = {"checkpoint": result.checkpoint, "history": result.history, "curves": CURVES_FILE}
         outputs = {"steps": result.step, "planned_steps": result.planned_steps, "stop": result.stop}
+        notes = [describe(result), *warnings(result)]
+        if experiment.train.calibrate and result.checkpoint is not None:
+            scale = outputs["logit_scale"] = _calibrate(folder, tokens, result.checkpoint, experiment.model)
+            notes.append(f"  calibrated on the valid split: logits times {scale:.3f}")
         if initial is not None:
             outputs["init"] = initial.described
             context.tracking.set_tags(run_id, {"rnnlm.init": f"{initial.package.name}/{initial.package.version}"})
         known = {name: path for name, path in files.items() if path is not None}
-        return Work(known, outputs, run_id, metrics, notes=[describe(result), *warnings(result)])
+        return Work(known, outputs, run_id, metrics, notes=notes)
 
     return context.run_stage(
         "train", experiment.settings("train"), inputs, work, lambda record: _log_again(context, record)
@@ -69,6 +74,22 @@ def _fit(
         result = ray_train.train(job, session, on_progress=showing(progress), stop_requested=stop_requested)
     context.startup_s += result.startup_s
     return result
+
+
+def _calibrate(folder: Store, tokens: "Record", checkpoint: str, config: "ModelConfig") -> float:
+    """The factor on the logits that suits the valid split; 1 without that split."""
+    from rnnlm import assemble
+    from rnnlm.artifacts import TOKENS_FOLDER
+    from rnnlm.data.shards import has_split, read_tokens
+    from rnnlm.evaluation.calibration import best_logit_scale
+    from rnnlm.models.language_model import LanguageModel
+
+    store = tokens.store.child(TOKENS_FOLDER)
+    if not has_split(store, "valid"):
+        return 1.0
+    model = assemble.trained_model(config, assemble.tokenizer_of(store).vocab_size, folder.fetch(checkpoint))
+    assert isinstance(model, LanguageModel)
+    return best_logit_scale(model, read_tokens(store, "valid")["text"])
 
 
 def showing(progress: "Progress") -> Any:

@@ -53,6 +53,9 @@ class TrainConfig(Config):
     softmax. Not with `model.softmax_cutoffs`. `none`: the whole vocabulary."""
     coverage_reg: float = Field(0.0, ge=0)
     """Pairs: attention that returns to where it was costs this much times what returns (See et al. 2017)."""
+    calibrate: bool = False
+    """Text: at the end the logits, less their biases, are multiplied by the factor that suits the valid split best
+    (temperature scaling, Guo et al. 2017). A model with tied embeddings needs `model.layer_norm` for it."""
     validate_every: int | None = Field(None, ge=1)
     """Steps between validations; `none`: once an epoch, and at least ten times in a training."""
     patience: int | None = Field(None, ge=1)

@@ -50,6 +50,15 @@ def test_text_is_learned() -> None:
     assert words & {*NOUNS, *VERBS}
 
 
+def test_what_was_fitted_can_be_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["train.max_steps=4", *SMALL[:2], "model.layer_norm=true"]
+    plain = rnnlm.fit(lines(60), minutes=1, overrides=settings).model
+    monkeypatch.setattr(api, "best_logit_scale", lambda model, tokens: 0.5)
+    scaled = rnnlm.fit(lines(60), minutes=1, overrides=[*settings, "train.calibrate=true"]).model
+    assert torch.equal(scaled.last_norm.weight, plain.last_norm.weight / 2)
+    assert torch.equal(scaled.norms[0].weight, plain.norms[0].weight)
+
+
 def test_products_of_the_process_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = torch.get_float32_matmul_precision()
     chosen: list[str] = []

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from rnnlm import artifacts, assemble, experiment
 from rnnlm.console import Console
@@ -406,6 +407,35 @@ def test_the_chain_of_text(make: Make, memory_tracking: Any) -> None:
     Registry.versions[0]["alias"] = "champion"
     assert not register.run(make("small.toml", "evaluate.samples=2", "register.max_rows=2")).skipped
     assert Registry.versions[1]["alias"] == "challenger"  # equal is not better
+
+
+def test_a_calibrated_model_is_what_is_measured_and_registered(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("data.valid_share=0.3", "model.tie_embeddings=false", "optim.lr=0.5", "train.max_steps=30")
+    plain, context = (make("small.toml", f"train.calibrate={flag}", *settings) for flag in ("false", "true"))
+    for stage in (ingest, tokenize_corpus, train):
+        before, outcome = stage.run(plain), stage.run(context)
+    assert before.record is not None
+    assert outcome.record is not None
+    scale = outcome.record.outputs["logit_scale"]
+    assert scale != 1.0
+    assert f"  calibrated on the valid split: logits times {scale:.3f}" in outcome.notes
+    origins = [assemble.lineage(context.store, each) for each in (before.record, outcome.record)]
+    untouched, calibrated = (assemble.generator_of(origin, context.experiment.decode).model for origin in origins)
+    torch.testing.assert_close(calibrated.output_weight, untouched.output_weight * scale)
+    assert "logit_scale" not in before.record.outputs
+    ours, theirs = evaluate.run(context).metrics, evaluate.run(plain).metrics
+    assert ours["test/perplexity"] != theirs["test/perplexity"]
+    register.run(context)
+    registered = load_package(Registry.versions[-1]["package"]).model
+    assert torch.equal(registered.output_weight, calibrated.output_weight)
+
+
+def test_without_a_valid_split_nothing_is_scaled(make: Make) -> None:
+    context = make("small.toml", "train.calibrate=true", "model.tie_embeddings=false", "data.valid_share=0")
+    for stage in (ingest, tokenize_corpus, train):
+        outcome = stage.run(context)
+    assert outcome.record is not None
+    assert outcome.record.outputs["logit_scale"] == 1.0
 
 
 def test_two_that_register_at_once_take_turns(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
