@@ -15,9 +15,9 @@ RECORD_FILE = "artifact.json"
 CORPUS_FOLDER = "corpus"
 """Where a record of ingest keeps the corpus."""
 TOKENS_FOLDER = "tokens"
+"""Where a record of tokenize_corpus keeps tokenizer and token files."""
 INIT_FILE = "init.safetensors"
 """In a training's folder: the weights that it begins with, where these are another model's."""
-"""Where a record of tokenize_corpus keeps tokenizer and token files."""
 FORMAT_NUMBERS = {"ingest": 1, "tokenize_corpus": 1, "train": 1, "tune": 1, "evaluate": 1, "register": 2}
 """The number of each stage's output format. A change that makes old outputs unreadable raises it."""
 
