@@ -3,6 +3,7 @@
 Shapes: N rows, n some of them, E features, V vocabulary, S source length, C candidates.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ CACHE_ELEMENTS = 1 << 20
 """Logits made at a time, about: more would leave the cache of a core, fewer make the product of matrices dear."""
 _ROWS = 64
 """Rows are made in multiples of this, as products are fastest so."""
+_LOG2_E = 1 / math.log(2)
 _LEAST, _MOST = 1e-30, 1e38
 """Between these a sum of exponentials is exact enough without the greatest of them taken out first."""
 
@@ -116,7 +118,8 @@ def ban(scores_NV: Tensor, banned: Sequence[int]) -> Tensor:
 
 def _log_total(logits_nV: Tensor) -> Tensor:
     """Logarithm of the sum of the exponentials of each row, [n, 1]."""
-    total_n1 = logits_nV.exp().sum(1, keepdim=True)
+    # e^x = 2^(x log2 e): torch's exp2 takes a third of the time of its exp, which asks another library.
+    total_n1 = torch.mul(logits_nV, _LOG2_E).exp2_().sum(1, keepdim=True)
     plain_n1 = (total_n1 > _LEAST) & (total_n1 < _MOST)
     if plain_n1.all():
         return total_n1.log_()

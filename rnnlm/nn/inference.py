@@ -4,10 +4,14 @@ What differs from the modules that they are made from:
 
 - the lowest layer's product with a token's vector is a row of a table, made once for the vocabulary;
 - a layer's two products are one, over what it reads and its own last output together;
-- tanh(x) = 2 sigmoid(2 x) - 1: the candidate's weights are doubled, so that one sigmoid serves all gates.
+- tanh(x) = 2 sigmoid(2 x) - 1: the candidate's weights are doubled, so that one sigmoid serves all gates;
+- additive attention has sigmoid(q + k) = 1 / (1 + 2^-q' 2^-k'), q' = q log2(e): an exponential of each query and key in place of
+  one of each pair.
 
 Shapes: N hypotheses, B sources, K = N / B, S source length, H hidden size, G = 4 H gates, M memory size, V vocabulary.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -21,6 +25,10 @@ from rnnlm.nn.state import State
 
 TABLE_BYTES = 1 << 28
 """A table of gate inputs may take so much; a larger one is not made, and token vectors are multiplied at each step."""
+LARGEST_EXPONENT = 115.0
+"""Of 2^-q' and 2^-k', which are neither 0 nor infinite so; their product may be, and gives a sigmoid of 1 or 0, as it should. Where
+a query's or a key's part in a tanh is beyond 40, it counts as 40.
+"""
 CACHE_ELEMENTS = 1 << 17
 """Additive attention is computed over about so many elements of [N, S, H] at a time, in half a megabyte."""
 
@@ -128,17 +136,19 @@ class PreparedAttention:
 
     def __init__(self, attention: Attention, precision: Precision) -> None:
         assert isinstance(attention, AdditiveAttention | DotAttention)
-        scale = 2 if isinstance(attention, AdditiveAttention) else 1
+        scale = -2 / math.log(2) if isinstance(attention, AdditiveAttention) else 1
         bias_A = attention.key.bias
         self._key = Product(scale * attention.key.weight, None if bias_A is None else scale * bias_A, precision)
         self._query: Product | None = None
         if isinstance(attention, AdditiveAttention):
-            self._query = Product(2 * attention.query.weight, None, precision)
+            self._query = Product(scale * attention.query.weight, None, precision)
             self._score_A = 2 * attention.score.detach().float()
 
     def prepare(self, memory_BSM: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
         """What queries need of a carried memory, in fp32: `values` [B, S, M], `keys` [B, S, A] and `bias` [B, 1, S]."""
         keys_BSA = self._key(memory_BSM.flatten(0, 1)).view(*memory_BSM.shape[:2], -1)
+        if self._query is not None:
+            keys_BSA = _power(keys_BSA)
         bias_BS = padding_bias(lengths_B, memory_BSM.shape[1], torch.float32)
         return {"values": uncarry(memory_BSM), "keys": keys_BSA, "bias": bias_BS[:, None]}
 
@@ -149,12 +159,14 @@ class PreparedAttention:
             query_BKA = uncarry(hidden_NH).view(num_sources, -1, size)
             scores_BKS = torch.bmm(query_BKA, memory["keys"].transpose(1, 2))
         else:
-            scores_BKS = self._additive(self._query(hidden_NH).view(num_sources, -1, size), memory["keys"])
+            query_BKA = _power(self._query(hidden_NH)).view(num_sources, -1, size)
+            scores_BKS = self._additive(query_BKA, memory["keys"])
         weights_BKS = torch.softmax(scores_BKS.add_(memory["bias"]), dim=-1)
         context_BKM = torch.bmm(weights_BKS, memory["values"])
         return context_BKM.view(-1, context_BKM.shape[2]), weights_BKS.view(-1, length)
 
     def _additive(self, query_BKA: Tensor, keys_BSA: Tensor) -> Tensor:
+        """2 v^T sigmoid(q + k), [B, K, S], from 2^-q' and 2^-k'."""
         num_sources, num_beams, size = query_BKA.shape
         length = keys_BSA.shape[1]
         scores_BKS = query_BKA.new_empty(num_sources, num_beams, length)
@@ -162,7 +174,12 @@ class PreparedAttention:
         buffer_bKSA = query_BKA.new_empty(rows, num_beams, length, size)
         for row in range(0, num_sources, rows):
             some = slice(row, row + rows)
-            sums_bKSA = buffer_bKSA[: num_sources - row]
-            torch.add(query_BKA[some, :, None], keys_BSA[some, None], out=sums_bKSA).sigmoid_()
-            torch.matmul(sums_bKSA, self._score_A, out=scores_BKS[some])
+            sigmoid_bKSA = buffer_bKSA[: num_sources - row]
+            torch.mul(query_BKA[some, :, None], keys_BSA[some, None], out=sigmoid_bKSA).add_(1).reciprocal_()
+            torch.matmul(sigmoid_bKSA, self._score_A, out=scores_BKS[some])
         return scores_BKS
+
+
+def _power(exponent: Tensor) -> Tensor:
+    """2 to the power of numbers within bounds, in place."""
+    return exponent.clamp_(-LARGEST_EXPONENT, LARGEST_EXPONENT).exp2_()

@@ -16,7 +16,9 @@ from rnnlm.errors import UsageError
 from rnnlm.models.build import build_model
 from rnnlm.models.config import LanguageModelConfig, Seq2SeqConfig, TransformerConfig
 from rnnlm.nn import inference
+from rnnlm.nn.attention import AdditiveAttention
 from rnnlm.nn.products import Precision, Product, supports
+from rnnlm.nn.state import State
 
 VOCAB_SIZE = 90
 SEQ2SEQ: dict[str, Any] = {"embedding_size": 24, "hidden_size": 32}
@@ -101,6 +103,26 @@ def test_an_output_layer_may_be_wider_than_the_embeddings() -> None:
     assert model.output_weight.shape == (VOCAB_SIZE, 40)
     expected, made = (forced(each, rows(), beams=3) for each in (generic(model), build_decoder(model, **IDS)))
     assert (made - expected).abs().max() < BOUNDS["fp32"]
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
+def test_additive_attention_with_exponents_of_any_size(size: float) -> None:
+    torch.manual_seed(3)
+    attention = AdditiveAttention(query_size=32, memory_size=24)
+    with torch.no_grad():
+        for weight in (attention.key.weight, attention.key.bias, attention.query.weight):
+            weight.mul_(size)
+    memory_BSM, lengths_B = torch.rand(5, 9, 24) * 2 - 1, torch.tensor([9, 1, 4, 9, 6])
+    query_BTH = torch.rand(5, 3, 32) * 2 - 1
+    prepared = inference.PreparedAttention(attention, "fp32")
+    with torch.no_grad():
+        expected_BTM, weights_BTS = attention(query_BTH, attention.prepare(memory_BSM, lengths_B))
+        memory = State(prepared.prepare(memory_BSM, lengths_B))
+        made_NM, made_NS = prepared(query_BTH.flatten(0, 1), memory)
+    torch.testing.assert_close(made_NS.sum(1), torch.ones(15))
+    if size < 1e4:  # beyond what counts as different
+        torch.testing.assert_close(made_NS, weights_BTS.flatten(0, 1), atol=1e-4, rtol=0)
+        torch.testing.assert_close(made_NM, expected_BTM.flatten(0, 1), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
