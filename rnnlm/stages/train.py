@@ -36,6 +36,7 @@ def run(context: Context) -> Outcome:
         notes = [describe(result), *warnings(result)]
         if experiment.train.calibrate and result.checkpoint is not None:
             scale = outputs["logit_scale"] = _calibrate(folder, tokens, result.checkpoint, experiment.model)
+            context.tracking.set_tags(run_id, {"rnnlm.logit_scale": f"{scale:.4f}"})
             notes.append(f"  calibrated on the valid split: logits times {scale:.3f}")
         if initial is not None:
             outputs["init"] = initial.described

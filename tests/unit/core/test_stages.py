@@ -409,7 +409,7 @@ def test_the_chain_of_text(make: Make, memory_tracking: Any) -> None:
     assert Registry.versions[1]["alias"] == "challenger"  # equal is not better
 
 
-def test_a_calibrated_model_is_what_is_measured_and_registered(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_calibrated_model_is_what_is_measured_and_registered(make: Make, memory_tracking: Any) -> None:
     settings = ("data.valid_share=0.3", "model.tie_embeddings=false", "optim.lr=0.5", "train.max_steps=30")
     plain, context = (make("small.toml", f"train.calibrate={flag}", *settings) for flag in ("false", "true"))
     for stage in (ingest, tokenize_corpus, train):
@@ -419,6 +419,7 @@ def test_a_calibrated_model_is_what_is_measured_and_registered(make: Make, capsy
     scale = outcome.record.outputs["logit_scale"]
     assert scale != 1.0
     assert f"  calibrated on the valid split: logits times {scale:.3f}" in outcome.notes
+    assert memory_tracking.runs[outcome.record.run_id]["tags"]["rnnlm.logit_scale"] == f"{scale:.4f}"
     origins = [assemble.lineage(context.store, each) for each in (before.record, outcome.record)]
     untouched, calibrated = (assemble.generator_of(origin, context.experiment.decode).model for origin in origins)
     torch.testing.assert_close(calibrated.output_weight, untouched.output_weight * scale)
