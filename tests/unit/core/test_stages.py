@@ -16,7 +16,7 @@ import torch
 
 from rnnlm import artifacts, assemble, experiment
 from rnnlm.console import Console
-from rnnlm.data.shards import read_tokens
+from rnnlm.data.shards import has_split, read_tokens
 from rnnlm.errors import ConfigError, RnnlmError, UsageError
 from rnnlm.evaluation import costs, gate
 from rnnlm.experiment import Experiment
@@ -66,7 +66,7 @@ def fit(job: Any, session: Any, *, on_progress: Any, stop_requested: Callable[[]
     run = build_run(
         seeded_model(settings.model, job.vocab_size, settings.seed),
         train_tokens=read_tokens(tokens, "train"),
-        valid_tokens=read_tokens(tokens, "valid") if tokens.exists("tokens/valid/manifest.json") else None,
+        valid_tokens=read_tokens(tokens, "valid") if has_split(tokens, "valid") else None,
         train=settings.train, optim=settings.optim, compute=settings.compute, seed=settings.seed,
     )  # fmt: skip
     for report in training_steps(run, stop_requested=stop_requested):
