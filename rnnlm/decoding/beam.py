@@ -14,22 +14,12 @@ end in `<eos>` or have L tokens.
 Shapes: B rows of the batch, A rows that are still in it, K beams, N = A x K, V vocabulary, T steps.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rnnlm.decoding.decoder import Decoded, Decoder, Start, banned, staying
-from rnnlm.decoding.processors import stable_topk
-
-
-class _Extensions(NamedTuple):
-    """The K best extensions of each row, best first; log-probability -inf where there are fewer."""
-
-    log_probs_AK: Tensor
-    parents_AK: Tensor
-    tokens_AK: Tensor
+from rnnlm.decoding.next_token import Extensions
 
 
 class _Best:
@@ -70,25 +60,28 @@ def beam_search(
     num_ended_A = torch.zeros_like(rows_A)
     open_AK = torch.zeros(batch_size, 1, dtype=torch.float64, device=device)
     best = _Best(batch_size, device)
-    trace: list[tuple[Tensor, _Extensions]] = []
+    trace: list[tuple[Tensor, Extensions]] = []
     for step in range(max_length):
         next_token, state = decoder.step(ids_N, state, memory)
-        best_tokens = next_token.best(min(beam_size, decoder.vocab_size), banned(decoder, step, min_length))
-        kept = _extend(*best_tokens, open_AK, beam_size)
+        # Log-probabilities add up in float64, which keeps the order of a hypothesis' extensions that of the tokens.
+        found = next_token.best(
+            open_AK, min(beam_size, open_AK.shape[1] * decoder.vocab_size), banned(decoder, step, min_length)
+        )
+        kept = _padded(found, beam_size)
         trace.append((rows_A, kept))
-        ends_AK = (kept.tokens_AK == decoder.eos_id) & kept.log_probs_AK.isfinite()
+        ends_AK = (kept.tokens_AC == decoder.eos_id) & kept.log_probs_AC.isfinite()
         complete_AK = ends_AK if step + 1 < max_length else torch.ones_like(ends_AK)
-        best.offer(rows_A, kept.log_probs_AK.masked_fill(~complete_AK, -torch.inf), ends_AK, step, length_penalty)
+        best.offer(rows_A, kept.log_probs_AC.masked_fill(~complete_AK, -torch.inf), ends_AK, step, length_penalty)
         num_ended_A = num_ended_A + ends_AK.sum(1)
         width = open_AK.shape[1]
-        open_AK = kept.log_probs_AK.masked_fill(complete_AK, -torch.inf)
+        open_AK = kept.log_probs_AC.masked_fill(complete_AK, -torch.inf)
         bound_A = open_AK.amax(1) / max_length**length_penalty
         on_A = (num_ended_A < beam_size) & (bound_A > best.score_B[rows_A])
         count = int(on_A.count_nonzero())
         if not count:
             break
         open_AK = open_AK.masked_fill(~on_A[:, None], -torch.inf)  # nothing more comes of a row that is done
-        places, parents_AK, tokens_AK = staying(on_A, count), kept.parents_AK, kept.tokens_AK
+        places, parents_AK, tokens_AK = staying(on_A, count), kept.parents_AC, kept.tokens_AC
         if places is None:
             places = torch.arange(len(rows_A), device=device)
         else:
@@ -100,25 +93,17 @@ def beam_search(
     return _trace_back(best, trace)
 
 
-def _extend(values_NC: Tensor, tokens_NC: Tensor, open_AK: Tensor, beam_size: int) -> _Extensions:
-    """The best extensions of each row; among equals the better beam and then the lower token id come first.
-
-    The K best of a row are among the C = K best of each of its beams, so that sums are needed for K x K candidates only;
-    these are in float64, which keeps the order inside one beam that of its log-probabilities.
-    """
-    num_rows, width = open_AK.shape
-    num_candidates = values_NC.shape[1]
-    sums_AN = (open_AK[:, :, None] + values_NC.reshape(num_rows, width, -1)).flatten(1)
-    best_AK, index_AK = stable_topk(sums_AN, min(beam_size, sums_AN.shape[1]))
-    tokens_AK = tokens_NC.reshape(num_rows, -1).gather(1, index_AK)
-    missing = beam_size - best_AK.shape[1]
-    if missing:
-        best_AK = functional.pad(best_AK, (0, missing), value=-torch.inf)
-        index_AK, tokens_AK = functional.pad(index_AK, (0, missing)), functional.pad(tokens_AK, (0, missing))
-    return _Extensions(best_AK, index_AK // num_candidates, tokens_AK)
+def _padded(found: Extensions, beam_size: int) -> Extensions:
+    """As many for each row as the beam has, the last of them with log-probability -inf where there are fewer."""
+    missing = (0, beam_size - found.tokens_AC.shape[1])
+    return Extensions(
+        functional.pad(found.log_probs_AC, missing, value=-torch.inf),
+        functional.pad(found.parents_AC, missing),
+        functional.pad(found.tokens_AC, missing),
+    )
 
 
-def _trace_back(best: _Best, trace: list[tuple[Tensor, _Extensions]]) -> Decoded:
+def _trace_back(best: _Best, trace: list[tuple[Tensor, Extensions]]) -> Decoded:
     """Follow each row's best sequence from its end to its start."""
     tokens_BT = best.step_B.new_zeros(len(best.step_B), len(trace))
     slot_B = best.slot_B
@@ -126,8 +111,8 @@ def _trace_back(best: _Best, trace: list[tuple[Tensor, _Extensions]]) -> Decoded
         rows_A, kept = trace[step]
         inside = step <= best.step_B[rows_A]
         rows, slots_A1 = rows_A[inside], slot_B[rows_A[inside], None]
-        tokens_BT[rows, step] = kept.tokens_AK[inside].gather(1, slots_A1)[:, 0]
-        slot_B[rows] = kept.parents_AK[inside].gather(1, slots_A1)[:, 0]
+        tokens_BT[rows, step] = kept.tokens_AC[inside].gather(1, slots_A1)[:, 0]
+        slot_B[rows] = kept.parents_AC[inside].gather(1, slots_A1)[:, 0]
     ended = best.ended_B.tolist()
     lengths = (best.step_B + 1 - best.ended_B.long()).tolist()
     tokens = [row[:length] for row, length in zip(tokens_BT.cpu().numpy(), lengths, strict=True)]

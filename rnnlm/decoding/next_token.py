@@ -1,6 +1,6 @@
 """The distribution of the next token: whole, or only its most probable tokens, for which not everything has to be made.
 
-Shapes: N rows, n some of them, E features, V vocabulary, S source length, C candidates.
+Shapes: A rows of a batch, K hypotheses of each, N = A K, n some of them, E features, V vocabulary, S source length, C extensions.
 """
 
 import math
@@ -18,23 +18,31 @@ CACHE_ELEMENTS = 1 << 20
 """Logits made at a time, about: more would leave the cache of a core, fewer make the product of matrices dear."""
 _ROWS = 64
 """Rows are made in multiples of this, as products are fastest so."""
-_LOG2_E = 1 / math.log(2)
+_LN_2 = math.log(2)
 _LEAST, _MOST = 1e-30, 1e38
 """Between these a sum of exponentials is exact enough without the greatest of them taken out first."""
 
 
-class NextToken(Protocol):
-    """A distribution for each row. It is read once."""
+class Extensions(NamedTuple):
+    """The most probable extensions of each row's hypotheses by a token, best first."""
 
-    def best(self, count: int, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The most probable tokens of each row, best first; among equals the lower id comes first.
+    log_probs_AC: Tensor
+    """Of the whole sequence, float64."""
+    parents_AC: Tensor
+    """Which hypothesis of the row is extended."""
+    tokens_AC: Tensor
+
+
+class NextToken(Protocol):
+    """A distribution for each hypothesis. It is read once."""
+
+    def best(self, so_far_AK: Tensor, count: int, banned: Sequence[int]) -> Extensions:
+        """The most probable extensions; among equals the better hypothesis and then the lower token id comes first.
 
         Args:
-            count: C, at most V.
+            so_far_AK: log-probability of each hypothesis, float64; N = A K.
+            count: C, at most K V.
             banned: ids of tokens whose log-probability counts as -inf.
-
-        Returns:
-            Log-probabilities and tokens, both [N, C].
         """
 
     def log_probs(self) -> Tensor:
@@ -47,9 +55,9 @@ class LogProbs:
     def __init__(self, log_probs_NV: Tensor) -> None:
         self._log_probs_NV = log_probs_NV
 
-    def best(self, count: int, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def best(self, so_far_AK: Tensor, count: int, banned: Sequence[int]) -> Extensions:
         """See `NextToken.best`."""
-        return stable_topk(ban(self._log_probs_NV, banned), count)
+        return _extensions(ban(self._log_probs_NV, banned), so_far_AK, count)
 
     def log_probs(self) -> Tensor:
         """See `NextToken.log_probs`."""
@@ -69,22 +77,27 @@ class Copied(NamedTuple):
 class OutputLayer:
     """softmax(W x + b), prepared for decoding on a CPU.
 
+    Logits are in bits, as torch's exp2 takes a third of the time of its exp, which asks another library.
     Logits are made for a few rows at a time, which stay in a core's cache; what is wanted is taken out, and they are
     forgotten. Rows never mix: a row's result does not depend on the others.
     """
 
     def __init__(self, weight_VE: Tensor, bias_V: Tensor, precision: Precision) -> None:
-        self._product = Product(weight_VE, bias_V, precision)
+        self._product = Product(weight_VE / _LN_2, bias_V / _LN_2, precision)
         self._rows = max(1, CACHE_ELEMENTS // len(bias_V) // _ROWS) * _ROWS
 
-    def pieces(self, features_NE: Tensor, copied: Copied | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits [n, V] that may be changed, and what makes log-probabilities of them when it is added, [n, 1]."""
-        for first in range(0, len(features_NE), self._rows):
-            some = slice(first, first + self._rows)
+    def pieces(self, features_NE: Tensor, copied: Copied | None, beams: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits [n, V] that may be changed, and what makes logarithms of probabilities of them when it is added, [n, 1]; in bits.
+
+        n is a multiple of `beams`.
+        """
+        rows = max(1, self._rows // beams) * beams
+        for first in range(0, len(features_NE), rows):
+            some = slice(first, first + rows)
             logits_nV = self._product(features_NE[some])
             shift_n1 = _log_total(logits_nV).neg_()
             if copied is not None:
-                shift_n1.add_(copied.log_generate_N[some, None])
+                shift_n1.add_(copied.log_generate_N[some, None], alpha=1 / _LN_2)
                 _mix(logits_nV, shift_n1, Copied(*(tensor[some] for tensor in copied)))
             yield logits_nV, shift_n1
 
@@ -93,20 +106,30 @@ class PreparedNextToken:
     """The distributions that an output layer gives to carried features."""
 
     def __init__(self, layer: OutputLayer, features_NE: Tensor, copied: Copied | None = None) -> None:
-        self._pieces = layer.pieces(features_NE, copied)
+        self._layer, self._features_NE, self._copied = layer, features_NE, copied
 
-    def best(self, count: int, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def best(self, so_far_AK: Tensor, count: int, banned: Sequence[int]) -> Extensions:
         """See `NextToken.best`."""
-        values, tokens = [], []
-        for logits_nV, shift_n1 in self._pieces:
-            values_nC, tokens_nC = stable_topk(ban(logits_nV, banned), count)
-            values.append(values_nC.add_(shift_n1))
-            tokens.append(tokens_nC)
-        return torch.cat(values), torch.cat(tokens)
+        beams, made, first = so_far_AK.shape[1], [], 0
+        so_far_AK = so_far_AK / _LN_2
+        for logits_nV, shift_n1 in self._layer.pieces(self._features_NE, self._copied, beams):
+            some = slice(first, first + len(logits_nV) // beams)
+            made.append(_extensions(ban(logits_nV, banned), so_far_AK[some] + shift_n1.view(-1, beams), count))
+            first = some.stop
+        log2_probs, parents, tokens = (torch.cat(parts) for parts in zip(*made, strict=True))
+        return Extensions(log2_probs.mul_(_LN_2), parents, tokens)
 
     def log_probs(self) -> Tensor:
         """See `NextToken.log_probs`."""
-        return torch.cat([logits_nV.add_(shift_n1) for logits_nV, shift_n1 in self._pieces])
+        pieces = self._layer.pieces(self._features_NE, self._copied)
+        return torch.cat([logits_nV.add_(shift_n1).mul_(_LN_2) for logits_nV, shift_n1 in pieces])
+
+
+def _extensions(scores_NV: Tensor, so_far_AK: Tensor, count: int) -> Extensions:
+    vocab_size = scores_NV.shape[1]
+    sums_AC, index_AC = stable_topk(scores_NV.reshape(len(so_far_AK), -1), count, so_far_AK)
+    parents_AC = index_AC // vocab_size
+    return Extensions(sums_AC, parents_AC, index_AC - parents_AC * vocab_size)
 
 
 def ban(scores_NV: Tensor, banned: Sequence[int]) -> Tensor:
@@ -117,17 +140,16 @@ def ban(scores_NV: Tensor, banned: Sequence[int]) -> Tensor:
 
 
 def _log_total(logits_nV: Tensor) -> Tensor:
-    """Logarithm of the sum of the exponentials of each row, [n, 1]."""
-    # e^x = 2^(x log2 e): torch's exp2 takes a third of the time of its exp, which asks another library.
-    total_n1 = torch.mul(logits_nV, _LOG2_E).exp2_().sum(1, keepdim=True)
+    """Logarithm of the sum of the exponentials of each row, [n, 1]; all in bits."""
+    total_n1 = torch.exp2(logits_nV).sum(1, keepdim=True)
     plain_n1 = (total_n1 > _LEAST) & (total_n1 < _MOST)
     if plain_n1.all():
-        return total_n1.log_()
-    return torch.where(plain_n1, total_n1.log(), torch.logsumexp(logits_nV, 1, keepdim=True))
+        return total_n1.log2_()
+    return torch.where(plain_n1, total_n1.log2(), torch.logsumexp(logits_nV * _LN_2, 1, keepdim=True) / _LN_2)
 
 
 def _mix(logits_nV: Tensor, shift_n1: Tensor, copied: Copied) -> None:
-    """Add the probability of copying to that of generating, in place, at the tokens of the source."""
+    """Add the probability of copying to that of generating, in place, at the tokens of the source; in bits."""
     generated_nS = logits_nV.gather(1, copied.ids_NS).add_(shift_n1)
-    copying_nS = copied.mass_NS.clamp_min(FLOOR).log_().add_(copied.log_copy_N[:, None])
-    logits_nV.scatter_(1, copied.ids_NS, torch.logaddexp(generated_nS, copying_nS).sub_(shift_n1))
+    copying_nS = copied.mass_NS.clamp_min(FLOOR).log2_().add_(copied.log_copy_N[:, None], alpha=1 / _LN_2)
+    logits_nV.scatter_(1, copied.ids_NS, torch.logaddexp2(generated_nS, copying_nS).sub_(shift_n1))

@@ -1,11 +1,11 @@
 """Decoders prepared for a CPU: recurrent models of LSTM cells whose weights were laid out for single steps.
 
-Hidden states are in (-1, 1) and are kept as products read them (`rnnlm.nn.products.carry`), cell states in fp32.
+Hidden states are in (-1, 1) and are kept as products read them (`rnnlm.nn.products.carry`), cell states doubled, in fp32.
 
 Shapes: B rows of the input, N hypotheses, S source length, M memory size, H hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from rnnlm.decoding.next_token import Copied, NextToken, OutputLayer, PreparedNe
 from rnnlm.models.recurrent_lm import RecurrentLanguageModel
 from rnnlm.models.recurrent_seq2seq import RecurrentSeq2Seq
 from rnnlm.nn.cells import Cell, LstmCell
-from rnnlm.nn.inference import PreparedAttention, PreparedEncoder, TokenLstm, UpperLstm, tanh_of_half
+from rnnlm.nn.inference import PreparedAttention, PreparedEncoder, TokenLstm, UpperLstm
 from rnnlm.nn.products import Precision, Product, carry, uncarry
 from rnnlm.nn.state import State
 
@@ -61,8 +61,7 @@ class PreparedLanguageModelDecoder(LanguageModelDecoder):
     def start(self, rows: Sequence[np.ndarray]) -> Start:
         """See `LanguageModelDecoder.start`."""
         ids_B, state, memory = super().start(rows)
-        kept = {name: carry(x, self._precision) if name.endswith("hidden") else x for name, x in state.items()}
-        return Start(ids_B, State(kept), memory)
+        return Start(ids_B, _kept(state, self._precision), memory)
 
     def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[NextToken, Any]:  # noqa: ARG002
         """One token further."""
@@ -89,7 +88,7 @@ class PreparedSeq2SeqDecoder(Seq2SeqDecoder):
         self._first = TokenLstm(model.target_embedding, first, precision)
         self._above = [UpperLstm(cell, precision) for cell in above]
         self._attention = None if model.attention is None else PreparedAttention(model.attention, precision)
-        self._combine = Product(2 * model.combine.weight, 2 * model.combine.bias, precision)
+        self._combine = Product(model.combine.weight, model.combine.bias, precision)
         self._output = OutputLayer(model.output_weight, model.output_bias, precision)
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor) -> Start:
@@ -99,12 +98,9 @@ class PreparedSeq2SeqDecoder(Seq2SeqDecoder):
         if self._model.copy_gate is not None:
             memory |= {"ids": source_BS, "first": _first_places(source_BS, self.vocab_size)}
         bridged = torch.split(torch.tanh(self._bridge(summary_BM)), list(self._model.state_sizes.values()), dim=1)
-        state = {
-            name: carry(piece, self._precision) if name.endswith("hidden") else piece.contiguous()
-            for name, piece in zip(self._model.state_sizes, bridged, strict=True)
-        }
+        state = _kept(dict(zip(self._model.state_sizes, bridged, strict=True)), self._precision)
         ids_B = torch.full_like(lengths_B, self.eos_id)
-        return Start(ids_B, State(state), State(memory))
+        return Start(ids_B, state, State(memory))
 
     def step(self, ids_N: Tensor, state: Any, memory: Any) -> tuple[NextToken, Any]:
         """One token further."""
@@ -116,9 +112,8 @@ class PreparedSeq2SeqDecoder(Seq2SeqDecoder):
             hidden_NH, cell_NH = layer.step(torch.cat([hidden_NH, context_NM], 1), *(state[name] for name in names))
             after |= zip(names, (hidden_NH, cell_NH), strict=True)
         joint_NX = torch.cat([hidden_NH, context_NM], 1)
-        features_NF = carry(tanh_of_half(self._combine(joint_NX)), self._precision)
         copied = None if weights_NS is None else self._copied(joint_NX, weights_NS, memory)
-        return PreparedNextToken(self._output, features_NF, copied), State(after)
+        return PreparedNextToken(self._output, self._combine.tanh(joint_NX), copied), State(after)
 
     def _attend(self, hidden_NH: Tensor, memory: State) -> tuple[Tensor, Tensor | None]:
         """Carried contexts, and the weights of attention, if there is any."""
@@ -136,6 +131,13 @@ class PreparedSeq2SeqDecoder(Seq2SeqDecoder):
         ids_NS, first_NS = (memory[name].repeat_interleave(beams, dim=0) for name in ("ids", "first"))
         mass_NS = torch.zeros_like(weights_NS).scatter_add_(1, first_NS, weights_NS).gather(1, first_NS)
         return Copied(log_generate_N, log_copy_N, mass_NS, ids_NS)
+
+
+def _kept(state: Mapping[str, Tensor], precision: Precision) -> State:
+    """A model's states as the layers of `rnnlm.nn.inference` keep them."""
+    return State(
+        {name: carry(x, precision) if name.endswith("hidden") else torch.mul(x, 2) for name, x in state.items()}
+    )
 
 
 def _first_places(ids_BS: Tensor, vocab_size: int) -> Tensor:

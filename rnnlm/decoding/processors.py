@@ -23,19 +23,29 @@ class Candidates(NamedTuple):
     """None: candidate c is token c."""
 
 
-def stable_topk(scores_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def stable_topk(scores_BN: Tensor, k: int, offsets_BP: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The `k` largest values of each row and where they stand, best first; among equals the lower index comes first.
 
     Exact: a first stage finds the k groups with the largest maxima, which hold the k best, and the second looks into
     these alone. Neither stage orders equals: rows in which equal finite values meet are looked through as a whole.
+
+    Args:
+        scores_BN: the scores.
+        k: how many, at most N.
+        offsets_BP: added to the P equal parts of a row, in their own type; sums are made only where the best can be.
     """
-    num_candidates = scores_BN.shape[1]
-    values_BC, index_BC = _grouped_topk(scores_BN, min(k + 1, num_candidates))
+    num_parts = 1 if offsets_BP is None else offsets_BP.shape[1]
+    if offsets_BP is not None and num_parts == 1:
+        values_BK, index_BK = stable_topk(scores_BN, k)
+        return values_BK + offsets_BP, index_BK
+    scores_BPV = scores_BN.view(len(scores_BN), num_parts, -1)
+    values_BC, index_BC = _grouped_topk(scores_BPV, offsets_BP, min(k + 1, scores_BN.shape[1]))
     equal_B = ((values_BC[:, 1:] == values_BC[:, :-1]) & values_BC[:, 1:].isfinite()).any(1)
     values_BK, index_BK = values_BC[:, :k], index_BC[:, :k]
     if equal_B.any():
         rows = equal_B.nonzero()[:, 0]
-        values_BK[rows], index_BK[rows] = _ordered_topk(scores_BN[rows], values_BK[rows, -1:], k)
+        sums = _plus(scores_BPV[rows], None if offsets_BP is None else offsets_BP[rows])
+        values_BK[rows], index_BK[rows] = _ordered_topk(sums.flatten(1), values_BK[rows, -1:], k)
     return values_BK, index_BK
 
 
@@ -51,20 +61,28 @@ def _ordered_topk(scores_BN: Tensor, least_B1: Tensor, k: int) -> tuple[Tensor, 
     return values_BC[:, :k], index_BC.gather(1, order_BC)[:, :k]
 
 
-def _grouped_topk(scores_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    batch_size, num_candidates = scores_BN.shape
-    num_groups = num_candidates // _GROUP
-    if num_groups < 4 * k:
-        return scores_BN.topk(k, dim=1)
-    # A group is strided (candidate i belongs to group i mod num_groups), which keeps its maximum a vector operation.
-    grouped = scores_BN[:, : num_groups * _GROUP].reshape(batch_size, _GROUP, num_groups)
-    groups_BK = grouped.amax(1).topk(k, dim=1).indices[:, None, :].expand(-1, _GROUP, -1)
-    offsets = torch.arange(0, num_groups * _GROUP, num_groups, device=scores_BN.device)[:, None]
-    values = grouped.gather(2, groups_BK).flatten(1)
-    index = (groups_BK + offsets).flatten(1)
-    if num_groups * _GROUP < num_candidates:
-        rest = torch.arange(num_groups * _GROUP, num_candidates, device=scores_BN.device).expand(batch_size, -1)
-        values, index = torch.cat([values, scores_BN.gather(1, rest)], 1), torch.cat([index, rest], 1)
+def _plus(scores_BPX: Tensor, offsets_BP: Tensor | None) -> Tensor:
+    return scores_BPX if offsets_BP is None else scores_BPX + offsets_BP[:, :, None]
+
+
+def _grouped_topk(scores_BPV: Tensor, offsets_BP: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """`stable_topk` of the sums, [B, P V], with equals in any order."""
+    batch_size, num_parts, size = scores_BPV.shape
+    num_groups = size // _GROUP
+    if num_parts * num_groups < 4 * k:
+        return _plus(scores_BPV, offsets_BP).flatten(1).topk(k, dim=1)
+    # A group is strided (candidate i of a part belongs to group i mod num_groups), which keeps its maximum a vector operation.
+    grouped = scores_BPV[:, :, : num_groups * _GROUP].reshape(batch_size, num_parts, _GROUP, num_groups)
+    groups_BK = _plus(grouped.amax(2), offsets_BP).flatten(1).topk(k, dim=1).indices
+    first_BK = groups_BK + groups_BK // num_groups * (size - num_groups)
+    steps = torch.arange(0, num_groups * _GROUP, num_groups, device=scores_BPV.device)
+    index = (first_BK[:, :, None] + steps).flatten(1)
+    if num_groups * _GROUP < size:
+        rest = torch.arange(num_parts * size, device=scores_BPV.device).view(num_parts, size)[:, num_groups * _GROUP :]
+        index = torch.cat([index, rest.reshape(1, -1).expand(batch_size, -1)], 1)
+    values = scores_BPV.flatten(1).gather(1, index)
+    if offsets_BP is not None:
+        values = values + offsets_BP.gather(1, index // size)
     best_BK, where_BK = values.topk(k, dim=1)
     return best_BK, index.gather(1, where_BK)
 

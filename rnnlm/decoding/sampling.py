@@ -61,8 +61,8 @@ def draw(weights_BC: Tensor, uniforms_B: Tensor) -> Tensor:
 
 def most_probable(next_token: NextToken, banned_ids: list[int], rows_A: Tensor, step: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     """The greedy choice; among equals the lower token id."""
-    log_probs_A1, tokens_A1 = next_token.best(1, banned_ids)
-    return tokens_A1[:, 0], log_probs_A1[:, 0]
+    best = next_token.best(torch.zeros(len(rows_A), 1, dtype=torch.float64, device=rows_A.device), 1, banned_ids)
+    return best.tokens_AC[:, 0], best.log_probs_AC[:, 0]
 
 
 def random_choice(

@@ -4,7 +4,8 @@ What differs from the modules that they are made from:
 
 - the lowest layer's product with a token's vector is a row of a table, made once for the vocabulary;
 - a layer's two products are one, over what it reads and its own last output together;
-- tanh(x) = 2 sigmoid(2 x) - 1: the candidate's weights are doubled, so that one sigmoid serves all gates;
+- tanh(x) = 2 sigmoid(2 x) - 1: the candidate's weights are doubled, so that one sigmoid serves all gates, and twice the cell
+  state is kept;
 - additive attention has sigmoid(q + k) = 1 / (1 + 2^-q' 2^-k'), q' = q log2(e): an exponential of each query and key in place of
   one of each pair.
 
@@ -12,6 +13,7 @@ Shapes: N hypotheses, B sources, K = N / B, S source length, H hidden size, G = 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from rnnlm.nn.attention import AdditiveAttention, Attention, DotAttention, paddi
 from rnnlm.nn.cells import LstmCell
 from rnnlm.nn.embedding import Embedding
 from rnnlm.nn.encoder import BidirectionalEncoder
-from rnnlm.nn.products import Precision, Product, carry, uncarry
+from rnnlm.nn.products import Precision, Product, carry, carry_twice, uncarry
 from rnnlm.nn.state import State
 
 TABLE_BYTES = 1 << 28
@@ -40,16 +42,11 @@ def _doubled(cell: LstmCell, weight_G: Tensor) -> Tensor:
     return weight_G.detach().float() * double_G.view(-1, *[1] * (weight_G.dim() - 1))
 
 
-def _after(gates_NG: Tensor, cell_NH: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden and cell state from the sums at the gates, which are overwritten."""
+def _after(gates_NG: Tensor, twice_NH: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    """Hidden state (carried) and twice the cell state, from what it was and the sums at the gates, which are overwritten."""
     i_NH, f_NH, g_NH, o_NH = gates_NG.sigmoid_().chunk(4, dim=1)
-    cell_NH = torch.mul(f_NH, cell_NH).addcmul_(i_NH, g_NH, value=2).sub_(i_NH)
-    return tanh_of_half(torch.mul(cell_NH, 2)).mul_(o_NH), cell_NH
-
-
-def tanh_of_half(x: Tensor) -> Tensor:
-    """tanh(x / 2), in place."""
-    return x.sigmoid_().mul_(2).sub_(1)
+    twice_NH = torch.mul(f_NH, twice_NH).addcmul_(i_NH, g_NH.sub_(0.5), value=4)
+    return carry_twice(torch.sigmoid(twice_NH).sub_(0.5), o_NH, precision), twice_NH
 
 
 class TokenLstm:
@@ -66,16 +63,17 @@ class TokenLstm:
         self._recurrent = Product(_doubled(cell, cell.weight_hh), None, precision)
         self.precision = precision
 
-    def step(self, ids_N: Tensor, hidden_NH: Tensor, cell_NH: Tensor) -> tuple[Tensor, Tensor]:
-        """One token further: hidden state (carried) and cell state."""
-        gates_NG = self._recurrent.add_to(self._inputs(ids_N), hidden_NH)
-        hidden_NH, cell_NH = _after(gates_NG, cell_NH)
-        return carry(hidden_NH, self.precision), cell_NH
-
-    def _inputs(self, ids_N: Tensor) -> Tensor:
+    def gates(self, ids_N: Tensor, hidden_NH: Tensor) -> Tensor:
+        """The sums at the gates, [N, G], of tokens and a carried state."""
         if self._words_VE is None:
-            return self._table_VG.index_select(0, ids_N)
-        return torch.addmm(self._bias_G, self._words_VE.index_select(0, ids_N), self._weight_GE.t())
+            read_NG = self._table_VG.index_select(0, ids_N)
+        else:
+            read_NG = torch.addmm(self._bias_G, self._words_VE.index_select(0, ids_N), self._weight_GE.t())
+        return self._recurrent.add_to(read_NG, hidden_NH)
+
+    def step(self, ids_N: Tensor, hidden_NH: Tensor, twice_NH: Tensor) -> tuple[Tensor, Tensor]:
+        """One token further: hidden state (carried) and twice the cell state."""
+        return _after(self.gates(ids_N, hidden_NH), twice_NH, self.precision)
 
 
 class UpperLstm:
@@ -86,10 +84,13 @@ class UpperLstm:
         self._product = Product(weight_GI, _doubled(cell, cell.bias_h), precision)
         self.precision = precision
 
-    def step(self, read_NX: Tensor, hidden_NH: Tensor, cell_NH: Tensor) -> tuple[Tensor, Tensor]:
-        """One step from carried inputs: hidden state (carried) and cell state."""
-        hidden_NH, cell_NH = _after(self._product(torch.cat([read_NX, hidden_NH], 1)), cell_NH)
-        return carry(hidden_NH, self.precision), cell_NH
+    def gates(self, read_NX: Tensor, hidden_NH: Tensor) -> Tensor:
+        """The sums at the gates, [N, G], of carried inputs and state."""
+        return self._product(torch.cat([read_NX, hidden_NH], 1))
+
+    def step(self, read_NX: Tensor, hidden_NH: Tensor, twice_NH: Tensor) -> tuple[Tensor, Tensor]:
+        """One step from carried inputs: hidden state (carried) and twice the cell state."""
+        return _after(self.gates(read_NX, hidden_NH), twice_NH, self.precision)
 
 
 class PreparedEncoder:
@@ -114,21 +115,23 @@ class PreparedEncoder:
         time_S1, rows_B = torch.arange(source_BS.shape[1])[:, None], torch.arange(len(source_BS))
         turned_SB = torch.where(time_S1 < lengths_B, lengths_B - 1 - time_S1, time_S1)
         read = source_BS.t()
-        for ahead, back in self._layers:
-            ahead_SBH, back_SBH = self._run(ahead, read), self._run(back, read[turned_SB, rows_B])
+        for layers in self._layers:
+            ahead_SBH, back_SBH = self._run(layers, [read, read[turned_SB, rows_B]])
             read = torch.cat([ahead_SBH, back_SBH[turned_SB, rows_B]], dim=-1)
         summary_BM = torch.cat([ahead_SBH[lengths_B - 1, rows_B], back_SBH[lengths_B - 1, rows_B]], dim=-1)
         return read.transpose(0, 1).contiguous(), summary_BM
 
-    def _run(self, layer: TokenLstm | UpperLstm, read: Tensor) -> Tensor:
-        """Hidden states [S, B, H] of one direction, from ids [S, B] or carried [S, B, M]."""
-        cell_BH = torch.zeros(read.shape[1], self._size)
-        hidden_BH = carry(cell_BH, self._precision)
+    def _run(self, layers: Sequence[TokenLstm | UpperLstm], read: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Hidden states [S, B, H] of both directions, from what each reads: ids [S, B], or carried [S, B, M]."""
+        twice_2H = torch.zeros(2 * read[0].shape[1], self._size)
+        hidden_2H = carry(twice_2H, self._precision)
         made = []
-        for each in read.unbind(0):
-            hidden_BH, cell_BH = layer.step(each, hidden_BH, cell_BH)
-            made.append(hidden_BH)
-        return torch.stack(made)
+        for each in zip(*(steps.unbind(0) for steps in read), strict=True):
+            # The rows of both directions, one below the other, wherever the weights do not matter.
+            gates = [layer.gates(*given) for layer, *given in zip(layers, each, hidden_2H.chunk(2), strict=True)]
+            hidden_2H, twice_2H = _after(torch.cat(gates), twice_2H, self._precision)
+            made.append(hidden_2H)
+        return torch.stack(made).chunk(2, dim=1)
 
 
 class PreparedAttention:
@@ -143,6 +146,7 @@ class PreparedAttention:
         if isinstance(attention, AdditiveAttention):
             self._query = Product(scale * attention.query.weight, None, precision)
             self._score_A = 2 * attention.score.detach().float()
+            self._one_A = torch.ones_like(self._score_A)
 
     def prepare(self, memory_BSM: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
         """What queries need of a carried memory, in fp32: `values` [B, S, M], `keys` [B, S, A] and `bias` [B, 1, S]."""
@@ -175,7 +179,7 @@ class PreparedAttention:
         for row in range(0, num_sources, rows):
             some = slice(row, row + rows)
             sigmoid_bKSA = buffer_bKSA[: num_sources - row]
-            torch.mul(query_BKA[some, :, None], keys_BSA[some, None], out=sigmoid_bKSA).add_(1).reciprocal_()
+            torch.addcmul(self._one_A, query_BKA[some, :, None], keys_BSA[some, None], out=sigmoid_bKSA).reciprocal_()
             torch.matmul(sigmoid_bKSA, self._score_A, out=scores_BKS[some])
         return scores_BKS
 

@@ -19,6 +19,7 @@ STEP = 1 / 127
 """The distance of two carried values of int8."""
 ZERO = 128
 """The byte that stands for 0."""
+_HALF_UP = torch.tensor(ZERO + 0.5)
 LEAST_ROWS = 8 if torch.cpu._is_amx_tile_supported() else 1
 """Of a product in int8: with AMX oneDNN gives small ones (a few hundred values, or one row) to its reference code, which can take
 hundreds of times as long as the product of eight rows.
@@ -49,7 +50,19 @@ def carry(x: Tensor, precision: Precision) -> Tensor:
         case "bf16":
             return x.to(torch.bfloat16)
         case "int8":
-            return torch.mul(x, 127).add_(ZERO + 0.5).to(torch.uint8)
+            return _byte(torch.add(_HALF_UP, x, alpha=127))
+
+
+def carry_twice(a: Tensor, b: Tensor, precision: Precision) -> Tensor:
+    """2 a b, as `carry` gives it."""
+    if precision == "int8":
+        return _byte(torch.addcmul(_HALF_UP, a, b, value=2 * 127))
+    return carry(torch.mul(a, b).mul_(2), precision)
+
+
+def _byte(x: Tensor) -> Tensor:
+    """The integer part of what is in [0, 256); torch takes four times as long where it does this in one step."""
+    return x.to(torch.int32).to(torch.uint8)
 
 
 def uncarry(x: Tensor) -> Tensor:
@@ -91,11 +104,17 @@ class Product:
             case "bf16":
                 return self._bf16(x_NI).float()
             case "int8":
-                made_NO: Tensor = torch.ops.onednn.qlinear_pointwise(
-                    _enough_rows(x_NI), STEP, ZERO, self._weight, self._scale_O, self._zero_O, self._bias_O,
-                    1.0, 0, torch.float32, "none", [], "",
-                )  # fmt: skip
-                return made_NO[: len(x_NI)]
+                return self._int8(x_NI, "none", 1, 0, torch.float32)
+
+    def tanh(self, x_NI: Tensor) -> Tensor:
+        """Tanh of the product, carried."""
+        match self.precision:
+            case "fp32":
+                return torch.mul(self(x_NI), 2).sigmoid_().mul_(2).sub_(1)
+            case "bf16":
+                return self._bf16(x_NI, "tanh")
+            case "int8":
+                return self._int8(x_NI, "tanh", 127, ZERO, torch.uint8)
 
     def add_to(self, sum_NO: Tensor, x_NI: Tensor) -> Tensor:
         """The product added to `sum_NO`, fp32, in place."""
@@ -114,9 +133,16 @@ class Product:
                 )  # fmt: skip
                 return sum_NO if both_NO is sum_NO else sum_NO.copy_(both_NO[: len(sum_NO)])
 
-    def _bf16(self, x_NI: Tensor) -> Tensor:
-        made_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, self._bias_O, "none", [], "")
+    def _bf16(self, x_NI: Tensor, function: str = "none") -> Tensor:
+        made_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, self._bias_O, function, [], "")
         return made_NO
+
+    def _int8(self, x_NI: Tensor, function: str, scale: float, zero: int, dtype: torch.dtype) -> Tensor:
+        made_NO: Tensor = torch.ops.onednn.qlinear_pointwise(
+            _enough_rows(x_NI), STEP, ZERO, self._weight, self._scale_O, self._zero_O, self._bias_O,
+            1 / scale, zero, dtype, function, [], "",
+        )  # fmt: skip
+        return made_NO[: len(x_NI)]
 
 
 def _enough_rows(x: Tensor) -> Tensor:

@@ -31,6 +31,31 @@ def test_ties_go_to_the_lower_index(seed: int, k: int, width: int, levels: int) 
     assert torch.equal(index[finite], expected_index[:, :k][finite])
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(12, 1_500), st.integers(1, 5), st.integers(1, 6))
+def test_parts_of_a_row_compete_with_their_offsets(seed: int, k: int, width: int, levels: int, parts: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, levels + 1, (4, parts, width), generator=generator).float()
+    offsets = torch.randint(-2, 3, (4, parts), generator=generator).double()
+    offsets[offsets == 2] = -torch.inf
+    values, index = stable_topk(scores.flatten(1), k, offsets)
+    expected, expected_index = torch.sort(
+        (scores + offsets[:, :, None]).flatten(1), dim=1, descending=True, stable=True
+    )
+    assert values.dtype == torch.float64
+    assert torch.equal(values, expected[:, :k])
+    finite = values.isfinite()
+    assert torch.equal(index[finite], expected_index[:, :k][finite])
+
+
+def test_sums_are_not_rounded_to_the_scores_type() -> None:
+    scores = torch.randn(3, 4 * 2_000, generator=torch.Generator().manual_seed(0))
+    offsets = torch.full((3, 4), -1e9, dtype=torch.float64)
+    values, index = stable_topk(scores, 5, offsets)
+    assert torch.equal(index, stable_topk(scores, 5)[1])
+    assert (values[:, :-1] > values[:, 1:]).all()
+
+
 def shares(log_probs: torch.Tensor, **options: object) -> torch.Tensor:
     """The distribution over the whole vocabulary that `candidates` describes."""
     chosen = candidates(log_probs, **options)  # type: ignore[arg-type]
