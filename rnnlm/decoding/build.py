@@ -36,8 +36,8 @@ def build_decoder(
                 )
     if precision != "fp32":
         raise UsageError(
-            f"decode.precision: {precision} is for LSTM models on a CPU, without input feeding, residual connections, "
-            "layer norm and softmax cutoffs; this model decodes in 'fp32' (or 'auto')"
+            f"decode.precision: {precision} is for LSTM models on a CPU, without input feeding, residual connections "
+            "and softmax cutoffs; this model decodes in 'fp32' (or 'auto')"
         )
     if isinstance(model, LanguageModel):
         return LanguageModelDecoder(model, pad_id=pad_id, eos_id=eos_id, vocab_size=vocab_size)

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnlm.decoding.processors import stable_topk
 from rnnlm.nn.copy import FLOOR
-from rnnlm.nn.products import Precision, Product
+from rnnlm.nn.products import NormalizedProduct, Precision, Product
 
 CACHE_ELEMENTS = 1 << 20
 """Logits made at a time, about: more would leave the cache of a core, fewer make the product of matrices dear."""
@@ -75,15 +75,18 @@ class Copied(NamedTuple):
 
 
 class OutputLayer:
-    """softmax(W x + b), prepared for decoding on a CPU.
+    """softmax(W x + b), or softmax(W n(x) + b) with a layer norm n, prepared for decoding on a CPU.
 
     Logits are in bits, as torch's exp2 takes a third of the time of its exp, which asks another library.
     Logits are made for a few rows at a time, which stay in a core's cache; what is wanted is taken out, and they are
     forgotten. Rows never mix: a row's result does not depend on the others.
     """
 
-    def __init__(self, weight_VE: Tensor, bias_V: Tensor, precision: Precision) -> None:
-        self._product = Product(weight_VE / _LN_2, bias_V / _LN_2, precision)
+    def __init__(
+        self, weight_VE: Tensor, bias_V: Tensor, precision: Precision, norm: nn.LayerNorm | None = None
+    ) -> None:
+        layer = weight_VE / _LN_2, bias_V / _LN_2, precision
+        self._product = Product(*layer) if norm is None else NormalizedProduct(norm, *layer)
         self._rows = max(1, CACHE_ELEMENTS // len(bias_V) // _ROWS) * _ROWS
 
     def pieces(self, features_NE: Tensor, copied: Copied | None, beams: int = 1) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnlm.decoding.decoder import LanguageModelDecoder, Seq2SeqDecoder, Start
 from rnnlm.decoding.next_token import Copied, NextToken, OutputLayer, PreparedNextToken
@@ -25,9 +25,7 @@ from rnnlm.nn.state import State
 def is_preparable(model: object) -> bool:
     """Whether one of this module's decoders serves a model."""
     if isinstance(model, RecurrentLanguageModel):
-        plain = not (model.residual or model.softmax_cutoffs) and all(
-            isinstance(n, torch.nn.Identity) for n in model.norms
-        )
+        plain = not (model.residual or model.softmax_cutoffs)
         return plain and _on_cpu(model) and all(isinstance(cell, LstmCell) for cell in model.cells)
     if isinstance(model, RecurrentSeq2Seq):
         cells = [*model.cells, *model.encoder.forward_cells]
@@ -35,7 +33,7 @@ def is_preparable(model: object) -> bool:
     return False
 
 
-def _on_cpu(model: torch.nn.Module) -> bool:
+def _on_cpu(model: nn.Module) -> bool:
     weight = next(model.parameters())
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
@@ -53,9 +51,10 @@ class PreparedLanguageModelDecoder(LanguageModelDecoder):
     ) -> None:
         super().__init__(model, pad_id=pad_id, eos_id=eos_id, vocab_size=vocab_size)
         first, *above = (_lstm(cell) for cell in model.cells)
-        self._first = TokenLstm(model.embedding, first, precision)
-        self._above = [UpperLstm(cell, precision) for cell in above]
-        self._output = OutputLayer(model.output_weight, model.output_bias, precision)
+        norm, *norms, last_norm = (each if isinstance(each, nn.LayerNorm) else None for each in model.norms)
+        self._first = TokenLstm(model.embedding, first, precision, norm)
+        self._above = [UpperLstm(cell, precision, norm) for cell, norm in zip(above, norms, strict=True)]
+        self._output = OutputLayer(model.output_weight, model.output_bias, precision, last_norm)
         self._precision = precision
 
     def start(self, rows: Sequence[np.ndarray]) -> Start:

@@ -3,7 +3,7 @@
 What differs from the modules that they are made from:
 
 - the lowest layer's product with a token's vector is a row of a table, made once for the vocabulary;
-- a layer's two products are one, over what it reads and its own last output together;
+- a layer's two products are one, over what it reads and its own last output together, where no norm comes between them;
 - tanh(x) = 2 sigmoid(2 x) - 1: the candidate's weights are doubled, so that one sigmoid serves all gates, and twice the cell
   state is kept;
 - additive attention has sigmoid(q + k) = 1 / (1 + 2^-q' 2^-k'), q' = q log2(e): an exponential of each query and key in place of
@@ -16,13 +16,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnlm.nn.attention import AdditiveAttention, Attention, DotAttention, padding_bias
 from rnnlm.nn.cells import LstmCell
 from rnnlm.nn.embedding import Embedding
 from rnnlm.nn.encoder import BidirectionalEncoder
-from rnnlm.nn.products import Precision, Product, carry, carry_twice, uncarry
+from rnnlm.nn.products import NormalizedProduct, Precision, Product, carry, carry_twice, uncarry
 from rnnlm.nn.state import State
 
 TABLE_BYTES = 1 << 28
@@ -50,11 +50,17 @@ def _after(gates_NG: Tensor, twice_NH: Tensor, precision: Precision) -> tuple[Te
 
 
 class TokenLstm:
-    """The lowest layer, which reads tokens."""
+    """The lowest layer, which reads tokens, their vectors normalized where the model does that."""
 
-    def __init__(self, embedding: Embedding, cell: LstmCell, precision: Precision) -> None:
-        weight_GE, bias_G = _doubled(cell, cell.weight_xh) * embedding.scale, _doubled(cell, cell.bias_h)
+    def __init__(
+        self, embedding: Embedding, cell: LstmCell, precision: Precision, norm: nn.LayerNorm | None = None
+    ) -> None:
+        weight_GE, bias_G = _doubled(cell, cell.weight_xh), _doubled(cell, cell.bias_h)
         words_VE = embedding.weight.detach().float()
+        if norm is None:
+            weight_GE *= embedding.scale
+        else:
+            words_VE = norm(words_VE * embedding.scale).detach()
         self._words_VE: Tensor | None = None
         if len(words_VE) * len(bias_G) * 4 <= TABLE_BYTES:
             self._table_VG = torch.addmm(bias_G, words_VE, weight_GE.t())
@@ -77,16 +83,23 @@ class TokenLstm:
 
 
 class UpperLstm:
-    """A layer that reads what is in (-1, 1): outputs of layers below, a mean of encoded positions."""
+    """A layer that reads what is in (-1, 1): outputs of layers below, a mean of encoded positions; behind a norm or not."""
 
-    def __init__(self, cell: LstmCell, precision: Precision) -> None:
-        weight_GI = torch.cat([_doubled(cell, cell.weight_xh), _doubled(cell, cell.weight_hh)], 1)
-        self._product = Product(weight_GI, _doubled(cell, cell.bias_h), precision)
+    def __init__(self, cell: LstmCell, precision: Precision, norm: nn.LayerNorm | None = None) -> None:
+        read_GX, hidden_GH, bias_G = (_doubled(cell, each) for each in (cell.weight_xh, cell.weight_hh, cell.bias_h))
+        self._read: NormalizedProduct | None = None
+        if norm is None:
+            self._joint = Product(torch.cat([read_GX, hidden_GH], 1), bias_G, precision)
+        else:
+            self._read = NormalizedProduct(norm, read_GX, bias_G, precision)
+            self._recurrent = Product(hidden_GH, None, precision)
         self.precision = precision
 
     def gates(self, read_NX: Tensor, hidden_NH: Tensor) -> Tensor:
         """The sums at the gates, [N, G], of carried inputs and state."""
-        return self._product(torch.cat([read_NX, hidden_NH], 1))
+        if self._read is None:
+            return self._joint(torch.cat([read_NX, hidden_NH], 1))
+        return self._recurrent.add_to(self._read(read_NX), hidden_NH)
 
     def step(self, read_NX: Tensor, hidden_NH: Tensor, twice_NH: Tensor) -> tuple[Tensor, Tensor]:
         """One step from carried inputs: hidden state (carried) and twice the cell state."""

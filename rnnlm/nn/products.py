@@ -12,7 +12,7 @@ Shapes: N rows, I inputs, O outputs.
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16", "int8"]
 STEP = 1 / 127
@@ -143,6 +143,32 @@ class Product:
             1 / scale, zero, dtype, function, [], "",
         )  # fmt: skip
         return made_NO[: len(x_NI)]
+
+
+class NormalizedProduct:
+    """W n(x) + b, n being a layer norm (Ba et al. 2016, https://arxiv.org/abs/1607.06450), of carried values x.
+
+    n(x) = gamma (x - mean(x)) / sd(x) + beta has no bounds, but x has. So x is multiplied, and the result divided by sd(x):
+    W n(x) = W' x / sd(x) + W beta, where W' is W gamma less the mean of each of its rows, which takes mean(x) out.
+
+    Args:
+        norm: n.
+        weight_OI: W.
+        bias_O: b.
+        precision: of the product.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, weight_OI: Tensor, bias_O: Tensor, precision: Precision) -> None:
+        weight_OI = weight_OI.detach().float()
+        scaled_OI = weight_OI * norm.weight.detach().float()
+        self._product = Product(scaled_OI - scaled_OI.mean(1, keepdim=True), None, precision)
+        self._bias_O = bias_O.detach().float() + weight_OI @ norm.bias.detach().float()
+        self._eps = norm.eps
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """The product [N, O] in fp32, of carried values."""
+        variance_N1 = uncarry(x_NI).var(1, correction=0, keepdim=True)
+        return self._product(x_NI).mul_(variance_N1.add_(self._eps).rsqrt_()).add_(self._bias_O)
 
 
 def _enough_rows(x: Tensor) -> Tensor:
