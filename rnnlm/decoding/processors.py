@@ -38,7 +38,7 @@ def stable_topk(scores_BN: Tensor, k: int, offsets_BP: Tensor | None = None) -> 
     if offsets_BP is not None and num_parts == 1:
         values_BK, index_BK = stable_topk(scores_BN, k)
         return values_BK + offsets_BP, index_BK
-    scores_BPV = scores_BN.view(len(scores_BN), num_parts, -1)
+    scores_BPV = scores_BN.reshape(len(scores_BN), num_parts, -1)
     values_BC, index_BC = _grouped_topk(scores_BPV, offsets_BP, min(k + 1, scores_BN.shape[1]))
     equal_B = ((values_BC[:, 1:] == values_BC[:, :-1]) & values_BC[:, 1:].isfinite()).any(1)
     values_BK, index_BK = values_BC[:, :k], index_BC[:, :k]
