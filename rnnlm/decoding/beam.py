@@ -11,7 +11,7 @@ Each step extends every open hypothesis of a row by every token and keeps the K 
 With K >= V^(L-1) nothing is ever pruned that could win: the result is that of exhaustive search over all sequences that
 end in `<eos>` or have L tokens.
 
-Shapes: B rows of the batch, A rows that are still in it, K beams, N = A x K, V vocabulary, T steps.
+Shapes: B rows of the batch, A rows that are still in it, K beams, N = A x K, C extensions of a row, V vocabulary, T steps.
 """
 
 import torch

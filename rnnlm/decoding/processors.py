@@ -36,7 +36,7 @@ def stable_topk(scores_BN: Tensor, k: int, offsets_BP: Tensor | None = None) -> 
     """
     num_parts = 1 if offsets_BP is None else offsets_BP.shape[1]
     if offsets_BP is not None and num_parts == 1:
-        values_BK, index_BK = stable_topk(scores_BN, k)
+        values_BK, index_BK = stable_topk(scores_BN, k)  # what a whole row is moved by changes no order
         return values_BK + offsets_BP, index_BK
     scores_BPV = scores_BN.reshape(len(scores_BN), num_parts, -1)
     values_BC, index_BC = _grouped_topk(scores_BPV, offsets_BP, min(k + 1, scores_BN.shape[1]))

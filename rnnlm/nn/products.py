@@ -110,7 +110,7 @@ class Product:
         """Tanh of the product, carried."""
         match self.precision:
             case "fp32":
-                return torch.mul(self(x_NI), 2).sigmoid_().mul_(2).sub_(1)
+                return self(x_NI).mul_(2).sigmoid_().mul_(2).sub_(1)
             case "bf16":
                 return self._bf16(x_NI, "tanh")
             case "int8":
