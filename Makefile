@@ -39,8 +39,9 @@ endif
 demo: install
 	$(BIN)/python -m pipelines.demo
 
+# Two files at a time, the slow ones, which wait much, first.
 test: install
-	$(BIN)/python -m pytest --durations=25 --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 faults: install
 	RNNLM_LONG_FAULTS=1 $(BIN)/python -m pytest tests/faults

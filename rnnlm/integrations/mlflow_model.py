@@ -113,9 +113,11 @@ def global_address(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # What was set by a call stands in the environment too; None unsets both.
+        # What was set by a call stands in the environment too, from where children inherit it.
         mlflow.set_tracking_uri(before["MLFLOW_TRACKING_URI"])
         mlflow.set_registry_uri(before["MLFLOW_REGISTRY_URI"])
+        if before["MLFLOW_REGISTRY_URI"] is None:
+            os.environ.pop("MLFLOW_REGISTRY_URI", None)  # which MLflow leaves there
 
 
 @contextlib.contextmanager

@@ -86,14 +86,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("RNNLM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+def _what_is_global() -> tuple[object, ...]:
+    variables = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    return mlflow.get_tracking_uri(), mlflow.get_registry_uri(), variables, list(sys.path)
+
+
 @pytest.fixture(scope="module")
 def champion(tracked: Tracking, tmp_path_factory: pytest.TempPathFactory) -> Version:
     package = make().save(tmp_path_factory.mktemp("packages") / "toy")
     run_id = tracked.start_run("toys", "register", "register")
-    before = (mlflow.get_tracking_uri(), list(sys.path), os.environ.get("MLFLOW_TRACKING_URI"))
+    before = _what_is_global()
     made = Registry(tracked).register(package, "toy", run_id=run_id, tags={"note": "first"})
     Registry(tracked).set_alias("toy", "champion", made.version)
-    assert (mlflow.get_tracking_uri(), list(sys.path), os.environ.get("MLFLOW_TRACKING_URI")) == before
+    assert _what_is_global() == before
     assert made.digest == package_digest(package)
     tracked.end_run(run_id)
     return made
