@@ -24,6 +24,8 @@ from kept import keep
 from memory import tree_bytes
 
 import rnnlm
+from rnnlm.config import apply_overrides
+from rnnlm.decoding.config import DecodeConfig
 from rnnlm.memory import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
@@ -133,9 +135,8 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     sources, targets = (path.read_text("utf-8").splitlines() for path in (given.source, given.target))
     rows = sources[: given.rows]
-    decode = {
-        name.removeprefix("decode."): json.loads(value) for name, _, value in (each.partition("=") for each in given.settings)
-    }  # fmt: skip
+    overrides = [setting.removeprefix("decode.") for setting in given.settings]
+    decode = DecodeConfig.parse(apply_overrides(DecodeConfig, {}, overrides)).model_dump(exclude_unset=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         generator = rnnlm.fit(
