@@ -39,7 +39,7 @@ endif
 demo: install
 	$(BIN)/python -m pipelines.demo
 
-# Two files at a time, the slow ones, which wait much, first.
+# Two files at a time, in the order of their folders: the slow ones, which wait much, come before those of tests/unit.
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 --cov --cov-report=term:skip-covered --cov-fail-under=90
 
