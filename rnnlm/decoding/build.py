@@ -10,7 +10,7 @@ from rnnlm.models.language_model import LanguageModel
 from rnnlm.models.recurrent_lm import RecurrentLanguageModel
 from rnnlm.models.recurrent_seq2seq import RecurrentSeq2Seq
 from rnnlm.models.seq2seq import Seq2Seq
-from rnnlm.nn.products import Precision, supports
+from rnnlm.nn.products import Precision, has_fast_bf16, supports
 
 FASTEST_FIRST: tuple[Precision, ...] = ("int8", "bf16")
 
@@ -55,7 +55,7 @@ def check_supported(precision: Precision) -> None:
 
 
 def resolve(settings: DecodeConfig, checks: Iterable[PrecisionCheck]) -> Precision:
-    """The precision that is used: under `auto` the fastest that this CPU has and that the model's checks allow.
+    """The precision that is used: under `auto` the fastest on this CPU of those that the model's checks allow.
 
     Args:
         settings: what is asked for.
@@ -67,5 +67,7 @@ def resolve(settings: DecodeConfig, checks: Iterable[PrecisionCheck]) -> Precisi
     if settings.precision != "auto":
         check_supported(settings.precision)
         return settings.precision
-    allowed = {check.precision for check in checks if check.allowed}
-    return next((each for each in FASTEST_FIRST if each in allowed and supports(each)), "fp32")
+    usable = {check.precision for check in checks if check.allowed and supports(check.precision)}
+    if not has_fast_bf16():
+        usable.discard("bf16")
+    return next((each for each in FASTEST_FIRST if each in usable), "fp32")

@@ -31,6 +31,20 @@ def has_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def is_intel() -> bool:
+    """Whether Intel made this CPU."""
+    return str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("Intel")
+
+
+def has_fast_bf16() -> bool:
+    """Whether products in bf16 take less time than in fp32 on this CPU.
+
+    They do with AMX. With AVX-512's instructions for bf16 alone they take half the time on AMD's CPUs (Zen 4 and 5), but
+    twice the time on an Intel Xeon whose AMX a virtual machine hides. Without any, oneDNN imitates them.
+    """
+    return bool(torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and not is_intel()))
+
+
 def supports(precision: Precision) -> bool:
     """Whether this CPU has instructions for it."""
     match precision:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnlm.nn.cells import LstmCell
+from rnnlm.nn.products import has_fast_bf16, is_intel
 from rnnlm.nn.transformer import TransformerLayers
 from rnnlm.training.config import ComputeConfig
 
@@ -73,10 +74,13 @@ def resolve(compute: ComputeConfig, device: str | torch.device, model: nn.Module
 
 
 def choose_fp32_products() -> None:
-    """Let oneDNN multiply fp32 on this CPU where it does so about as exactly as torch's default.
+    """Let oneDNN multiply fp32 on this CPU where it is faster than torch's default, MKL, and about as exact.
 
-    That is what torch calls "medium": on some CPUs fp32 by faster kernels, on others bf16. A product tells which.
+    That is what torch calls "medium": on some CPUs fp32 by faster kernels, on others bf16. A product tells which. Intel's CPUs
+    keep MKL, which takes its own best kernels there, and others elsewhere.
     """
+    if is_intel():
+        return
     before = torch.get_float32_matmul_precision()
     usual = _product_error()
     torch.set_float32_matmul_precision("medium")
@@ -94,8 +98,7 @@ def _product_error() -> float:
 def auto_precision(device_type: str, gains: bool) -> Precision:
     """The faster precision of products, as far as that is known; a function of the machine and the model.
 
-    GPUs take bf16 where they have it. A CPU takes it where it has instructions for it (torch would imitate them on others)
-    and the model gains.
+    GPUs take bf16 where they have it. A CPU takes it where its products are faster for it and the model gains.
 
     Args:
         device_type: as torch names it.
@@ -104,11 +107,6 @@ def auto_precision(device_type: str, gains: bool) -> Precision:
     if device_type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if device_type == "cpu" and gains and has_fast_bf16() else "fp32"
-
-
-def has_fast_bf16() -> bool:
-    """Whether this CPU multiplies in bf16 by instructions of its own."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def gains_from_bf16(model: nn.Module) -> bool:

@@ -57,6 +57,7 @@ def test_so_much_may_be_lost(metric: str, value: float, fp32: float, allowed: bo
 def test_auto_takes_the_fastest_that_is_allowed_and_there(monkeypatch: pytest.MonkeyPatch) -> None:
     auto = DecodeConfig()
     monkeypatch.setattr("rnnlm.decoding.build.supports", lambda name: True)
+    monkeypatch.setattr("rnnlm.decoding.build.has_fast_bf16", lambda: True)
     assert resolve(auto, []) == "fp32"
     assert resolve(auto, [check("bf16", True), check("int8", True)]) == "int8"
     assert resolve(auto, [check("bf16", True), check("int8", False)]) == "bf16"
@@ -64,6 +65,9 @@ def test_auto_takes_the_fastest_that_is_allowed_and_there(monkeypatch: pytest.Mo
     assert resolve(DecodeConfig(precision="int8"), [check("int8", False)]) == "int8"
     monkeypatch.setattr("rnnlm.decoding.build.supports", lambda name: name != "int8")
     assert resolve(auto, [check("bf16", True), check("int8", True)]) == "bf16"
+    monkeypatch.setattr("rnnlm.decoding.build.has_fast_bf16", lambda: False)
+    assert resolve(auto, [check("bf16", True), check("int8", True)]) == "fp32"
+    assert resolve(DecodeConfig(precision="bf16"), []) == "bf16"
     with pytest.raises(UsageError, match="no instructions for int8"):
         resolve(DecodeConfig(precision="int8"), [check("int8", True)])
 

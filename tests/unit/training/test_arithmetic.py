@@ -7,9 +7,10 @@ import torch
 from rnnlm.data.ragged import Ragged
 from rnnlm.models.config import LanguageModelConfig, ModelConfig, TransformerConfig
 from rnnlm.nn.cells import LstmCell
+from rnnlm.nn.products import has_fast_bf16
 from rnnlm.optim.config import OptimConfig
 from rnnlm.training import arithmetic
-from rnnlm.training.arithmetic import auto_precision, gains_from_bf16, has_fast_bf16, resolve
+from rnnlm.training.arithmetic import auto_precision, gains_from_bf16, resolve
 from rnnlm.training.build import build_run, seeded_model
 from rnnlm.training.config import ComputeConfig, TrainConfig
 from rnnlm.training.loop import training_steps
@@ -74,7 +75,7 @@ def _validation_nats(precision: str, model: ModelConfig) -> float:
     return float(np.log(last.validation[run.task.metric]))
 
 
-@pytest.mark.skipif(not has_fast_bf16(), reason="this CPU has no instructions for bf16")
+@pytest.mark.skipif(not has_fast_bf16(), reason="bf16 is not faster on this CPU")
 @pytest.mark.parametrize(
     "model", [_lstm(64), _lstm(192), _lstm(512), TRANSFORMER], ids=["64", "192", "512", "transformer"]
 )
@@ -130,8 +131,17 @@ def test_products_in_fp32_are_fast_only_where_they_are_as_exact(
 ) -> None:
     remaining = iter(errors)
     monkeypatch.setattr(arithmetic, "_product_error", lambda: next(remaining))
+    monkeypatch.setattr(arithmetic, "is_intel", lambda: False)
     arithmetic.choose_fp32_products()
     assert torch.get_float32_matmul_precision() == kept
+
+
+@pytest.mark.usefixtures("usual_products")
+def test_intel_multiplies_in_fp32_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "_product_error", lambda: 6e-5)
+    monkeypatch.setattr(arithmetic, "is_intel", lambda: True)
+    arithmetic.choose_fp32_products()
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.usefixtures("usual_products")
